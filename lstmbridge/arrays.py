@@ -1,0 +1,175 @@
+"""The few verbs that touch numbers, each in the array's own namespace and on its own device.
+
+numpy and torch have views and are written in place; jax is functional, so its arrays are assembled by stacking. Every
+other array (a tensorflow tensor) is taken to the host first, by the framework that knows it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lstmbridge.layer import Array
+    from lstmbridge.notation import Place
+
+__all__ = [
+    "assemble",
+    "cast",
+    "device",
+    "host",
+    "kind",
+    "own",
+    "permute",
+    "same_bits",
+    "to_torch",
+    "view",
+    "zeros_like",
+]
+
+_BLOCK = 64  # elements; a tile of a transposing copy that fits the first-level cache
+
+
+def kind(array: Array) -> str:
+    """Whose array this is: ``numpy``, ``torch`` or ``jax``. Errors: TypeError for anybody else's."""
+    root = type(array).__module__.partition(".")[0]
+    if root in ("numpy", "h5py"):
+        return "numpy"
+    if root in ("torch", "jax", "jaxlib"):
+        return "torch" if root == "torch" else "jax"
+    if isinstance(array, np.ndarray):
+        return "numpy"
+    if any(base.__module__.partition(".")[0] == "torch" for base in type(array).__mro__):
+        return "torch"
+    raise TypeError(f"{type(array).__module__}.{type(array).__name__} is not an array of numpy, torch or jax")
+
+
+def device(array: Array) -> str:
+    """Where the array lives, e.g. ``cpu`` or ``cuda:0``."""
+    which = kind(array)
+    if which == "torch":
+        return str(array.device)
+    return "cpu" if which == "numpy" else str(next(iter(array.devices())))
+
+
+def view(array: Array, split: tuple[int, ...], index: tuple[int | slice, ...], axes: tuple[int, ...]) -> Array:
+    """`array` seen with the shape `split`, at `index`, its axes in the order `axes`: no number is moved."""
+    seen = array.view(split) if kind(array) == "torch" and array.is_contiguous() else array.reshape(split)
+    return permute(seen[index], axes)
+
+
+def permute(array: Array, axes: tuple[int, ...]) -> Array:
+    """`array` with its axes in the order `axes`: a view."""
+    return array.permute(axes) if kind(array) == "torch" else array.transpose(axes)
+
+
+def assemble(shape: tuple[int, ...], blocks: Sequence[tuple[Place, Array]]) -> Array:
+    """An array of that shape, each block of it written once from (its place, the weight that belongs there)."""
+    first = blocks[0][1]
+    if kind(first) == "jax":
+        return _assemble_functional(shape, blocks)
+    if kind(first) == "torch":
+        return _assemble_torch(shape, blocks)
+    result: np.ndarray[Any, Any] = np.empty(shape, first.dtype)
+    for place, weight in blocks:
+        _copy(result.reshape(place.split)[place.index], place.stored(weight))
+    return result
+
+
+def _assemble_torch(shape: tuple[int, ...], blocks: Sequence[tuple[Place, Array]]) -> Array:
+    result = blocks[0][1].detach().new_empty(shape)
+    for place, weight in blocks:
+        result.view(place.split)[place.index].copy_(place.stored(weight.detach()))
+    return result
+
+
+def _assemble_functional(shape: tuple[int, ...], blocks: Sequence[tuple[Place, Array]]) -> Array:
+    """The same where arrays cannot be written: blocks in the order of their index, stacked axis by axis."""
+    jnp = sys.modules["jax.numpy"]
+    pieces = {_start(place.index): place.stored(weight) for place, weight in blocks}
+    index = blocks[0][0].index
+    for axis in reversed(range(len(index))):
+        groups: dict[tuple[int, ...], list[Any]] = {}
+        for at in sorted(pieces):
+            groups.setdefault(at[:axis], []).append(pieces[at])
+        where = sum(isinstance(i, slice) for i in index[:axis])
+        join = jnp.stack if isinstance(index[axis], int) else jnp.concatenate
+        pieces = {at: join(group, axis=where) for at, group in groups.items()}
+    return own(pieces[()].reshape(shape))
+
+
+def _start(index: tuple[int | slice, ...]) -> tuple[int, ...]:
+    return tuple(i if isinstance(i, int) else (i.start or 0) for i in index)
+
+
+def _copy(target: np.ndarray[Any, Any], source: np.ndarray[Any, Any]) -> None:
+    """``target[...] = source``; tile by tile where the two run through memory across each other."""
+    crossed = target.ndim == 2 and min(target.shape) > _BLOCK and source.strides[0] < source.strides[1]
+    if not crossed or target.strides[0] < target.strides[1]:
+        target[...] = source
+        return
+    rows, columns = target.shape
+    for r in range(0, rows, _BLOCK):
+        for c in range(0, columns, _BLOCK * 8):
+            target[r : r + _BLOCK, c : c + _BLOCK * 8] = source[r : r + _BLOCK, c : c + _BLOCK * 8]
+
+
+def own(array: Array) -> Array:
+    """A contiguous copy that shares no memory with `array`, on its device."""
+    which = kind(array)
+    if which == "torch":
+        return array.detach().clone(memory_format=sys.modules["torch"].contiguous_format)
+    return sys.modules["jax.numpy"].array(array, copy=True) if which == "jax" else np.array(array, order="C")
+
+
+def host(array: Array) -> np.ndarray[Any, Any]:
+    """`array` as numpy's, without a copy where it already lives on the host. bfloat16 becomes ml_dtypes' bfloat16."""
+    if kind(array) != "torch":
+        return np.asarray(array)
+    tensor = array.detach().cpu()
+    if str(tensor.dtype) != "torch.bfloat16":
+        return np.asarray(tensor.numpy())
+    import ml_dtypes
+
+    bits: np.ndarray[Any, Any] = tensor.view(sys.modules["torch"].int16).numpy()
+    return bits.view(ml_dtypes.bfloat16)
+
+
+def to_torch(array: Array) -> Any:
+    """`array` as a torch tensor on the same device, sharing memory where the two frameworks can (DLPack)."""
+    torch = sys.modules["torch"]
+    which = kind(array)
+    if which == "torch":
+        return array
+    if which == "jax":
+        return torch.from_dlpack(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array if array.flags.writeable else np.array(array))
+
+
+def cast(array: Array, dtype: str) -> Array:
+    """`array` in another dtype, by name; the same object where it already has it."""
+    if kind(array) == "torch":
+        return array.to(getattr(sys.modules["torch"], dtype))
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.astype(ml_dtypes.bfloat16, copy=False)
+    return array.astype(dtype) if str(array.dtype) != dtype else array
+
+
+def zeros_like(array: Array) -> Array:
+    """Zeros of the array's shape and dtype, on its device; owned."""
+    if kind(array) == "torch":
+        return sys.modules["torch"].zeros_like(array, memory_format=sys.modules["torch"].contiguous_format)
+    return sys.modules["jax.numpy"].zeros_like(array) if kind(array) == "jax" else np.zeros(array.shape, array.dtype)
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Whether two arrays have the same dtype, shape and bits (so NaN equals itself, and 0.0 is not -0.0)."""
+    x, y = host(a), host(b)
+    return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()

@@ -1,0 +1,344 @@
+"""Both sides and the equations on the same sequences: whether two things compute the same numbers.
+
+Three witnesses: the two sides, each run by its own framework, and the float64 reference. So a failure names the odd one
+out. Where a side's framework is not installed the reference stands in for it, and the result says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstmbridge import arrays as xp
+from lstmbridge import reference, registry
+from lstmbridge.contract import Outputs, Reading, ReadOptions
+from lstmbridge.errors import Disagreement, LayoutError, MissingFramework
+from lstmbridge.layer import Layer
+from lstmbridge.pipeline import read_all, select
+from lstmbridge.tensorfile import numpy_dtype
+
+__all__ = ["TOLERANCE", "Agreement", "Difference", "GateDifference", "Row", "check", "diff"]
+
+#: The largest |difference| allowed, by the dtype of the less precise side. The one place where it is said.
+TOLERANCE: Mapping[str, float] = {"float64": 1e-12, "float32": 2e-6, "float16": 4e-3, "bfloat16": 4e-2}
+
+Float = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two arrays are apart: the largest |difference|, and where it is."""
+
+    largest: float
+    where: tuple[int, ...] = ()
+    differing: int = 0
+    size: int = 0
+
+    @classmethod
+    def of(cls, a: Float, b: Float, allowed: float) -> Difference:
+        """The difference of two arrays of one shape. NaN on one side only counts as infinite."""
+        if a.shape != b.shape:
+            raise LayoutError(f"outputs of shapes {a.shape} and {b.shape}", "expected the same shape")
+        gap = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+        gap = np.where((np.isnan(a) & np.isnan(b)) | (a == b), 0.0, np.where(np.isnan(gap), np.inf, gap))
+        if gap.size == 0:
+            return cls(0.0)
+        at = np.unravel_index(int(np.argmax(gap)), gap.shape)
+        return cls(float(gap[at]), tuple(int(n) for n in at), int((gap > allowed).sum()), gap.size)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The comparison of one output (``y``, ``h`` or ``c``) of consecutive layers.
+
+    a_b, a_reference, b_reference: the three pairs of witnesses
+    """
+
+    layer: str
+    output: str
+    a_b: Difference
+    a_reference: Difference
+    b_reference: Difference
+    allowed: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all three pairs are within what is allowed."""
+        return max(self.a_b.largest, self.a_reference.largest, self.b_reference.largest) <= self.allowed
+
+    def verdict(self, a: str, b: str) -> str:
+        """In words: agrees, or which of the three is the odd one out."""
+        if self.agrees:
+            return "agrees"
+        close = {
+            b: self.a_reference.largest <= self.allowed,
+            a: self.b_reference.largest <= self.allowed,
+            "the reference": self.a_b.largest <= self.allowed,
+        }
+        odd = [name for name, others_agree in close.items() if others_agree]
+        return f"{odd[0]} is the odd one out" if len(odd) == 1 else "no two of the three agree"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The outcome of `check`: a row for each output of each layer.
+
+    a, b    who ran each side, e.g. ``torch`` or ``reference (keras is not installed)``
+    """
+
+    a: str
+    b: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every row does."""
+        return all(row.agrees for row in self.rows)
+
+    @property
+    def largest(self) -> float:
+        """The largest |difference| of the two sides."""
+        return max(row.a_b.largest for row in self.rows)
+
+    def demand(self) -> Agreement:
+        """Itself. Errors: Disagreement that says who, how many, where, how much, how much was allowed."""
+        if not self.agrees:
+            bad = [row for row in self.rows if not row.agrees]
+            raise Disagreement(f"{self.a} and {self.b} disagree", *(_explain(row, self) for row in bad))
+        return self
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{row.layer or 'layer'} {row.output}: |{self.a} - {self.b}| <= {row.a_b.largest:.2g} "
+            f"(to the reference: {row.a_reference.largest:.2g}, {row.b_reference.largest:.2g}; "
+            f"allowed {row.allowed:g}): {row.verdict(self.a, self.b)}"
+            for row in self.rows
+        )
+
+
+def _explain(row: Row, agreement: Agreement) -> str:
+    worst = max((row.a_b, row.a_reference, row.b_reference), key=lambda each: each.largest)
+    return (
+        f"{row.layer or 'layer'} {row.output}: {worst.differing} of {worst.size} numbers differ, the most at "
+        f"{worst.where} by {worst.largest:.3g} (allowed {row.allowed:g}): {row.verdict(agreement.a, agreement.b)}"
+    )
+
+
+# ---- running
+
+
+def check(
+    a: Any,
+    b: Any,
+    *,
+    batch: int = 3,
+    time: int = 17,
+    seed: int = 0,
+    lengths: Sequence[int] | None = None,
+    states: bool = True,
+    layers: Sequence[str] = (),
+    **options: Any,
+) -> Agreement:
+    """Runs both sides and the reference on the same sequences: y, h and c of every layer.
+
+    a, b     objects or paths; their layers are paired in order, so the two may be named and grouped differently
+    batch, time, seed  the sequences: standard normal, from `numpy.random.default_rng(seed)`
+    lengths  of each sequence (b,); None: all full
+    states   begin with random initial states rather than zeros
+    layers   of `a`: only these paths
+    options  the fields of `ReadOptions`
+
+    Each part that both sides can run as a whole is run as a whole; the next one reads fresh sequences of its own size,
+    so differences do not add up. Errors: LayoutError if the layers do not pair up.
+
+    >>> one = {"n": np.ones((1, 1))}
+    >>> layer = Layer.from_gates(kernel=one, recurrent_kernel=one)
+    >>> check(layer, layer).agrees
+    True
+    """
+    left, right = _Side.of(a, options, layers), _Side.of(b, options, ())
+    _pairable(left.layers, right.layers)
+    rng = np.random.default_rng(seed)
+    rows: list[Row] = []
+    for start, stop in _segments(left.layers, right.layers):
+        mine = left.layers[start:stop]
+        dtype = max(left.layers[start].dtype, right.layers[start].dtype, key=TOLERANCE.__getitem__)
+        given = _Given(rng, mine, batch, time, dtype, states, lengths)
+        outputs = left.run(start, stop, given), right.run(start, stop, given), _reference(mine, given)
+        rows += _compare(*outputs, mine, TOLERANCE[dtype])
+    return Agreement(left.who, right.who, tuple(rows), (*left.notes, *right.notes))
+
+
+class _Given:
+    """What one segment is run on: x and the initial states, rounded to the dtype of the less precise side."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        layers: Sequence[Layer],
+        batch: int,
+        time: int,
+        dtype: str,
+        states: bool,
+        lengths: Sequence[int] | None,
+    ) -> None:
+        def draw(*shape: int, scale: float = 1.0) -> Float:
+            return np.asarray(np.asarray(scale * rng.normal(size=shape)).astype(numpy_dtype(dtype)), np.float64)
+
+        self.x = draw(batch, time, layers[0].spec.input_size)
+        specs = [layer.spec for layer in layers]
+        self.h0 = [draw(len(s.directions), batch, s.state_size, scale=0.5) for s in specs] if states else None
+        self.c0 = [draw(len(s.directions), batch, s.hidden_size, scale=0.5) for s in specs] if states else None
+        self.lengths = lengths
+
+
+class _Side:
+    """One of the two things that are compared: its layers, and who runs them."""
+
+    def __init__(self, name: str, obj: Any, reading: Reading, live: Any, notes: tuple[str, ...]) -> None:
+        self.name, self.obj, self.reading, self.live, self.notes = name, obj, reading, live, notes
+        self.layers = reading.layers
+
+    @classmethod
+    def of(cls, source: Any, options: Mapping[str, Any], layers: Sequence[str]) -> _Side:
+        if not isinstance(source, str | Path):
+            framework = registry.of_object(source)
+            reading = framework.live.read(source, ReadOptions(**options))
+            return cls(framework.name, source, _only(reading, layers), framework.live, ())
+        reading = _only(read_all(source, **options), layers)
+        framework = registry.of_file(Path(source))
+        try:
+            live = framework.live
+            obj = live.load(Path(source), ReadOptions(**options))
+            again = _only(live.read(obj, ReadOptions(**options)), layers)
+            return cls(framework.name, obj, again, live, reading.notes)
+        except MissingFramework as error:
+            note = f"{source} was run by the reference: {error.headline}"
+            return cls(framework.name, None, reading, None, (*reading.notes, note))
+
+    @property
+    def who(self) -> str:
+        """The framework that ran it."""
+        return self.name if self.live is not None else f"{self.name} (by the reference)"
+
+    def run(self, start: int, stop: int, given: _Given) -> Outputs:
+        """The layers from `start` to `stop`, module by module, each reading what the one before gave."""
+        if self.live is None:
+            return _reference(self.layers[start:stop], given)
+        x, h, c = given.x, [], []
+        for begin, end in _modules(self.layers, start, stop):
+            mine = slice(begin - start, end - start)
+            h0 = given.h0[mine] if given.h0 is not None else None
+            c0 = given.c0[mine] if given.c0 is not None else None
+            outputs = self.live.run(self.obj, self.layers[begin:end], x, h0, c0, given.lengths)
+            x = np.asarray(outputs.y, np.float64)
+            h += list(outputs.h)
+            c += list(outputs.c)
+        return Outputs(x, h, c)
+
+
+def _only(reading: Reading, layers: Sequence[str]) -> Reading:
+    return replace(reading, layers=select(reading.layers, layers))
+
+
+def _reference(layers: Sequence[Layer], given: _Given) -> Outputs:
+    outcomes = reference.run_stack(layers, given.x, h0=given.h0, c0=given.c0, lengths=given.lengths)
+    return Outputs(outcomes[-1].y, [each.h for each in outcomes], [each.c for each in outcomes])
+
+
+def _modules(layers: Sequence[Layer], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The stretches of layers that one module holds: one path, levels counting up."""
+    begin = start
+    for n in range(start + 1, stop + 1):
+        same = n < stop and layers[n].level is not None and layers[n].path == layers[begin].path
+        if not same:
+            yield begin, n
+            begin = n
+
+
+def _segments(a: Sequence[Layer], b: Sequence[Layer]) -> Iterator[tuple[int, int]]:
+    """The shortest stretches that are whole modules on both sides."""
+    ends = {end for _, end in _modules(a, 0, len(a))} & {end for _, end in _modules(b, 0, len(b))}
+    start = 0
+    for end in sorted(ends):
+        yield start, end
+        start = end
+
+
+def _compare(
+    a: Outputs, b: Outputs, truth: Outputs, layers: Sequence[Layer], allowed: float
+) -> Iterator[Row]:
+    def row(label: str, output: str, x: Any, y: Any, z: Any) -> Row:
+        gaps = [Difference.of(np.asarray(p), np.asarray(q), allowed) for p, q in ((x, y), (x, z), (y, z))]
+        return Row(label, output, gaps[0], gaps[1], gaps[2], allowed)
+
+    yield row(layers[-1].label, "y", a.y, b.y, truth.y)
+    for n, layer in enumerate(layers):
+        yield row(layer.label, "h", a.h[n], b.h[n], truth.h[n])
+        if layer.spec.cell == "lstm":
+            yield row(layer.label, "c", a.c[n], b.c[n], truth.c[n])
+
+
+def _pairable(a: Sequence[Layer], b: Sequence[Layer]) -> None:
+    if len(a) != len(b):
+        raise LayoutError(
+            f"{len(a)} layers against {len(b)}",
+            f"found {', '.join(each.label for each in a)}; and {', '.join(each.label for each in b)}",
+            "pick the ones to compare with layers= (--layer)",
+        )
+    if not a:
+        raise LayoutError("no recurrent layer to compare", "expected at least one on each side")
+    for x, y in zip(a, b, strict=True):
+        found = [(s.cell, s.input_size, s.hidden_size, s.state_size, s.directions) for s in (x.spec, y.spec)]
+        if found[0] != found[1]:
+            raise LayoutError(f"{x.label} and {y.label} are of different kinds", f"found {x.spec}; and {y.spec}")
+
+
+# ---- comparing weights
+
+
+@dataclass(frozen=True)
+class GateDifference:
+    """How far one weight of two layers is apart, whatever their layouts are."""
+
+    layer: str
+    weight: str
+    differing: int
+    size: int
+    largest: float
+
+    @property
+    def same(self) -> bool:
+        """Whether every bit is the same."""
+        return self.differing == 0
+
+
+def diff(a: Any, b: Any, *, layers: Sequence[str] = (), **options: Any) -> tuple[GateDifference, ...]:
+    """Compares two objects or files weight by weight, in canonical form; nothing is run.
+
+    A weight that only one side has (a second bias) counts as differing in every number, unless it is all zeros there.
+    Errors: LayoutError if the layers do not pair up.
+    """
+    left, right = (select(read_all(each, **options).layers, who) for each, who in ((a, layers), (b, ())))
+    _pairable(left, right)
+    found = []
+    for x, y in zip(left, right, strict=True):
+        names = dict.fromkeys((*x, *y))
+        found += [_gate_difference(x, name, x.weights.get(name), y.weights.get(name)) for name in names]
+    return tuple(found)
+
+
+def _gate_difference(layer: Layer, name: str, a: Any, b: Any) -> GateDifference:
+    present = xp.host(a if a is not None else b)
+    one = np.asarray(xp.host(a), np.float64) if a is not None else np.zeros(present.shape)
+    other = np.asarray(xp.host(b), np.float64) if b is not None else np.zeros(present.shape)
+    unlike = ~((one == other) | (np.isnan(one) & np.isnan(other)))
+    gap = np.abs(one - other)[unlike]
+    largest = float(np.nan_to_num(gap, nan=np.inf).max()) if gap.size else 0.0
+    return GateDifference(layer.label, name, int(unlike.sum()), present.size, largest)

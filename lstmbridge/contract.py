@@ -1,0 +1,130 @@
+"""What a framework's folder gives to the rest, and what passes between them.
+
+A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who it is (nothing imported), and rooms:
+
+    __init__.py   NAME, ROOTS (modules or classes of its objects), SUFFIXES (of its files), EXTRA (what to install);
+                  optionally DEFAULT_SUFFIXES (those that mean it unasked) and claims(path) (a mark inside a file)
+    layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours);
+                  imports no framework
+    live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
+                  run(obj, layers, x, h0, c0, lengths); imports its framework at the top
+    files.py      read(path, options), write(targets, path, options); no framework where the format allows it
+
+A folder without `live` is for files only, one without both for `layouts` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lstmbridge.fit import Fitted, Holds
+from lstmbridge.layer import Layer
+from lstmbridge.notation import Layout
+
+__all__ = ["FilesRoom", "LayoutRoom", "LiveRoom", "Outputs", "ReadOptions", "Reading", "WriteOptions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What was found in an object or file: its recurrent layers, and the names of all weights that are not theirs."""
+
+    layers: tuple[Layer, ...]
+    left_alone: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What a source does not say by itself.
+
+    nonlinearity  ``tanh`` or ``relu``: the activation of a vanilla RNN in a file without a config
+    batch_first   the orientation of sequences, for a file without a config
+    only          paths of the layers to read (none: all); a layer elsewhere that cannot be understood is then no error
+    """
+
+    nonlinearity: str | None = None
+    batch_first: bool | None = None
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions:
+    """How the target is written, where there is a choice.
+
+    batch_first    sequences as (b, t, i) rather than (t, b, i); None: as in the source, else the target's own default
+    stack          put consecutive layers into one module that holds several, where the target has one
+    opset          ONNX: the operator set, 7 to 22
+    external_data  ONNX: weights in a file of their own beside the model
+    lengths        ONNX: an input for the lengths of the sequences
+    initial        ONNX: inputs for the initial states
+    """
+
+    batch_first: bool | None = None
+    stack: bool = False
+    opset: int = 17
+    external_data: bool = False
+    lengths: bool = False
+    initial: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a framework computed for consecutive layers, on the host.
+
+    y  (b, t, f): the outputs of the last layer, as `lstmbridge.reference.Outcome` gives them
+    h  one (d, b, p) a layer
+    c  one (d, b, h) a layer, None where the cell has none
+    """
+
+    y: npt.NDArray[Any]
+    h: Sequence[npt.NDArray[Any]]
+    c: Sequence[npt.NDArray[Any] | None]
+
+
+States = Sequence[npt.NDArray[np.float64]] | None
+
+
+class LayoutRoom(Protocol):
+    """layout.py: data, and nothing imported but the core."""
+
+    LAYOUTS: Mapping[str, Layout]
+    HOLDS: Holds
+
+
+class LiveRoom(Protocol):
+    """live.py: objects of the framework.
+
+    read    the layers of an object; arrays are views on its memory, in its own namespace, on its device
+    build   a new object that holds the targets: one layer gives the framework's own layer, several a container that
+            has each under its path and runs those in order that feed one another (`Layer.after`)
+    assign  writes the weights of `layers`, as `read` gave them, back into the object they were read from
+    load    the live object of a file of this framework
+    run     runs that part of `obj` which `layers` were read from (consecutive, of one path) on x (b, t, i), with
+            initial states h0 (d, b, p) and c0 (d, b, h) a layer, and lengths (b,)
+    """
+
+    read: Callable[[Any, ReadOptions], Reading]
+    build: Callable[[Sequence[Fitted], WriteOptions], Any]
+    assign: Callable[[Any, Sequence[Layer]], None]
+    load: Callable[[Path, ReadOptions], Any]
+    run: Callable[..., Outputs]
+
+
+class FilesRoom(Protocol):
+    """files.py: named arrays and a config.
+
+    read   the layers of a file; arrays are numpy's
+    write  a complete file at `path` (and `path` + ".data" beside it, where a format has two); the caller makes it
+           atomic
+    """
+
+    read: Callable[[Path, ReadOptions], Reading]
+    write: Callable[[Sequence[Fitted], Path, WriteOptions], None]
+
+

@@ -1,0 +1,1 @@
+"""One folder a framework; `lstmbridge.contract` says what is in each."""

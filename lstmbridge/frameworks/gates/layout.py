@@ -1,0 +1,37 @@
+"""The canonical form as a layout: every index in the name, one array a gate."""
+
+from __future__ import annotations
+
+from lstmbridge.fit import FEATURES, Holds
+from lstmbridge.notation import Layout
+from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, Spec
+
+__all__ = ["HOLDS", "LAYOUTS"]
+
+LAYOUTS = {
+    cell: Layout(
+        " ".join(GATES[cell]),
+        ("{d}.kernel.{g}", "kernel : h i"),
+        ("{d}.recurrent_kernel.{g}", "recurrent_kernel : h p"),
+        ("{d}.bias.{g}", "bias : h"),
+        ("{d}.recurrent_bias.{g}", "recurrent_bias : h"),
+        *([("{d}.peephole.{g}", "peephole[i f o] : h"), ("{d}.projection", "projection : p h")] * (cell == "lstm")),
+        source="lstmbridge.spec",
+    )
+    for cell in CELLS
+}
+
+
+def _any_activation(spec: Spec) -> None:
+    """Every activation is held."""
+    return
+
+
+HOLDS = Holds(
+    name="gates",
+    bias=dict.fromkeys(CELLS, BIASES),
+    activations=_any_activation,
+    directions=frozenset({("forward",), ("reverse",), ("forward", "reverse")}),
+    merges=frozenset(MERGES),
+    features=frozenset({*FEATURES, "forget constant"}),
+)

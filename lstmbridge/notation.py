@@ -1,0 +1,503 @@
+"""The notation in which a framework's weight layout is written once, and everything that follows from it.
+
+    Layout(
+        "i f g o",
+        ("weight_ih_l{l}{d}", "kernel : (g h) i"),
+        ("weight_hh_l{l}{d}", "recurrent_kernel : (g h) p"),
+        ...
+    )
+
+A line is an array's name and what is in it. In the name, ``{d}`` is the direction, ``{g}`` the gate, ``{l}`` the level
+in a stack. Left of the colon stand the parts: one, or several along ``k`` (``bias | recurrent_bias``), or several one
+after another on one axis (``kernel + recurrent_kernel``); ``peephole[i o f]`` gives a part its own gates and order.
+Right of it stand the axes: ``d`` direction, ``k`` part, ``g`` gate are enumerated; ``i`` input, ``h`` hidden, ``p``
+state are sizes. ``(g h)`` is one axis with g outermost, ``(h g)`` is interleaved, ``(i + p)`` holds two parts one after
+another. A gate written ``-z`` is stored with the opposite sign.
+
+A line belongs to a layer when the layer has all of the line's parts; of several lines with one name, the one with most
+parts is meant. So ``bias : (g h)`` and ``bias | recurrent_bias : k (g h)`` can stand side by side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lstmbridge import arrays as xp
+from lstmbridge.errors import LayoutError, NotationError
+from lstmbridge.layer import Array
+from lstmbridge.spec import GATES, PARTS, Spec
+
+__all__ = ["Layout", "Place", "Slot"]
+
+ENUMERATED = ("d", "k", "g")
+SIZES = ("i", "h", "p")
+_PART = re.compile(r"^(?P<name>\w+)(\[(?P<gates>[^\]]+)\])?$")
+_AXIS = re.compile(r"\([^()]*\)|[^\s()]+")
+_NO_GATES: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    gates: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of an array: a product of indices, outermost first, or a sum of sizes."""
+
+    indices: tuple[str, ...]
+    joined: bool = False
+
+    def __str__(self) -> str:
+        text = (" + " if self.joined else " ").join(self.indices)
+        return f"({text})" if len(self.indices) > 1 else text
+
+
+@dataclass(frozen=True)
+class _Line:
+    key: str
+    text: str
+    parts: tuple[_Part, ...]
+    axes: tuple[_Axis, ...]
+
+    @property
+    def pattern(self) -> str:
+        """The axes as written."""
+        return " ".join(str(axis) for axis in self.axes)
+
+    def has(self, index: str) -> bool:
+        return any(index in axis.indices for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One array of a layout for one Spec: its name, its shape, and the axes that shape comes from."""
+
+    key: str
+    line: _Line
+    shape: tuple[int, ...]
+    gates: tuple[str, ...]
+    sizes: Mapping[str, int] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one canonical weight stands: array `key`, seen as `split`, at `index`, its axes in the order `axes`.
+
+    `index` has an int for an enumerated axis and a slice for a size. `axes` permutes what is left into canonical order.
+    `sign` is -1 where the framework stores the opposite number.
+    """
+
+    key: str
+    split: tuple[int, ...]
+    index: tuple[int | slice, ...]
+    axes: tuple[int, ...]
+    sign: int = 1
+
+    def of(self, array: Array) -> Array:
+        """The weight: a view on `array` (a copy only for an opposite sign or where the framework has no views)."""
+        seen = xp.view(array, self.split, self.index, self.axes)
+        return seen if self.sign > 0 else -seen
+
+    def stored(self, weight: Array) -> Array:
+        """`weight` as the array's block holds it: axes back in the array's order, sign as stored."""
+        back = tuple(self.axes.index(n) for n in range(len(self.axes)))
+        seen = xp.permute(weight, back)
+        return seen if self.sign > 0 else -seen
+
+
+class Layout:
+    """How one framework stores one cell's weights.
+
+    gates       the gate order, outermost or first first; ``-z`` for a gate stored with the opposite sign
+    lines       (name of the array, what is in it), as the module's docstring says
+    directions  what ``{d}`` becomes in a name
+    gate_names  what ``{g}`` becomes in a name (the gate's own letter where nothing is said)
+
+    Errors: NotationError for a line that does not follow the grammar, with the line.
+
+    >>> layout = Layout("i f g o", ("W{d}", "kernel : i (g h)"), ("R{d}", "recurrent_kernel : p (g h)"))
+    >>> layout.shapes(Spec(cell="lstm", input_size=5, hidden_size=3, bias="none"))
+    {'Wforward': (5, 12), 'Rforward': (3, 12)}
+    """
+
+    def __init__(
+        self,
+        gates: str,
+        *lines: tuple[str, str],
+        directions: Mapping[str, str] | None = None,
+        gate_names: Mapping[str, str] = _NO_GATES,
+        source: str = "",
+    ) -> None:
+        self.gates, self.signs = _signed(gates)
+        self.cell = _cell_with(self.gates, gates)
+        self.lines = tuple(_parse(key, text, self.gates) for key, text in lines)
+        self.directions = directions or {"forward": "forward", "reverse": "reverse"}
+        self.gate_names = gate_names
+        self.source = source
+        self._cache: dict[tuple[Spec, int], tuple[dict[str, Slot], dict[str, Place]]] = {}
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether it has a place for two directions."""
+        return all(line.has("d") or "{d}" in line.key for line in self.lines)
+
+    def slots(self, spec: Spec, level: int = 0) -> dict[str, Slot]:
+        """Every array this layer has in this layout, by name."""
+        return self._resolve(spec, level)[0]
+
+    def places(self, spec: Spec, level: int = 0) -> dict[str, Place]:
+        """Where every canonical weight of this layer stands, by the weight's name."""
+        return self._resolve(spec, level)[1]
+
+    def keys(self, spec: Spec, level: int = 0) -> tuple[str, ...]:
+        """The names of the arrays, in the order of the lines."""
+        return tuple(self.slots(spec, level))
+
+    def shapes(self, spec: Spec, level: int = 0) -> dict[str, tuple[int, ...]]:
+        """The shape of every array, by name."""
+        return {key: slot.shape for key, slot in self.slots(spec, level).items()}
+
+    def unpack(self, arrays: Mapping[str, Array], spec: Spec, *, level: int = 0, who: str = "") -> dict[str, Array]:
+        """The canonical weights in `arrays`: views on the same memory; no number is moved.
+
+        Errors: LayoutError for a missing, extra or wrongly shaped array; `who` names the layer in the message.
+        """
+        self.check(arrays, spec, level=level, who=who)
+        return {name: place.of(arrays[place.key]) for name, place in self.places(spec, level).items()}
+
+    def pack(self, weights: Mapping[str, Array], spec: Spec, *, level: int = 0) -> dict[str, Array]:
+        """The framework's arrays, filled from canonical `weights`; they own their memory, on the weights' device.
+
+        Every element is written once. Errors: LayoutError for a weight the layout has no place for.
+        """
+        places = self.places(spec, level)
+        homeless = [name for name in weights if name not in places]
+        if homeless:
+            raise LayoutError(f"no array of this layout holds {', '.join(homeless)}", f"the layout:\n{self}")
+        blocks: dict[str, list[tuple[Place, Array]]] = {key: [] for key in self.keys(spec, level)}
+        for name, place in places.items():
+            blocks[place.key].append((place, weights[name]))
+        return {key: xp.assemble(shape, blocks[key]) for key, shape in self.shapes(spec, level).items()}
+
+    def check(self, arrays: Mapping[str, Array], spec: Spec, *, level: int = 0, who: str = "") -> None:
+        """Nothing, if `arrays` are just what this layout expects. Errors: LayoutError that says what is not."""
+        slots = self.slots(spec, level)
+        prefix = f"{who}: " if who else ""
+        missing = [key for key in slots if key not in arrays]
+        extra = [key for key in arrays if key not in slots]
+        if missing or extra:
+            raise LayoutError(
+                f"{prefix}"
+                + " and ".join(
+                    f"{len(keys)} array{'s' * (len(keys) > 1)} {word}"
+                    for keys, word in ((missing, "missing"), (extra, "too many"))
+                    if keys
+                ),
+                *([f"missing: {', '.join(missing)}"] if missing else []),
+                *([f"too many: {', '.join(extra)}"] if extra else []),
+                f"expected for {spec}: {', '.join(slots)}",
+            )
+        for key, slot in slots.items():
+            found = tuple(int(n) for n in arrays[key].shape)
+            if found != slot.shape:
+                raise LayoutError(f"{prefix}{key} has shape {found}", *_explain(slot, found, self))
+
+    def infer(self, arrays: Mapping[str, Array], *, level: int = 0, who: str = "", **features: Any) -> Spec:
+        """The Spec of the layer that `arrays` are, from their names and shapes.
+
+        `features` are fields of the Spec that arrays cannot tell (``reset_after``, ``activations``), or that settle
+        what they leave open (``directions``). Errors: LayoutError if no layer has just these arrays.
+        """
+        for candidate in _candidates(self, features):
+            if set(self.keys(candidate, level)) == set(arrays):
+                spec = _sized(self, candidate, arrays, level)
+                self.check(arrays, spec, level=level, who=who)
+                return spec
+        full = next(_candidates(self, features))
+        expected = ", ".join(self.keys(full, level))
+        raise LayoutError(
+            f"{who or 'arrays'}: {', '.join(arrays) or 'none'}: no {self.cell} layer has just these",
+            f"expected some of {expected}",
+        )
+
+    def _resolve(self, spec: Spec, level: int) -> tuple[dict[str, Slot], dict[str, Place]]:
+        if (spec, level) not in self._cache:
+            self._cache[spec, level] = _resolve(self, spec, level)
+        return self._cache[spec, level]
+
+    def name(self, line: _Line, direction: str, gate: str, level: int) -> str:
+        """A line's array name with its indices filled in."""
+        filled = line.key.replace("{d}", self.directions.get(direction, direction)).replace("{l}", str(level))
+        return filled.replace("{g}", self.gate_names.get(gate, gate))
+
+    def __str__(self) -> str:
+        width = max(len(line.key) for line in self.lines)
+        return "\n".join(f"{line.key:{width}}  {line.text}" for line in self.lines)
+
+
+# ---- grammar
+
+
+def _signed(gates: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    words = gates.split()
+    names = tuple(word.lstrip("-") for word in words)
+    return names, {name: -1 if word.startswith("-") else 1 for name, word in zip(names, words, strict=True)}
+
+
+def _cell_with(gates: tuple[str, ...], text: str) -> str:
+    for cell, known in GATES.items():
+        if sorted(known) == sorted(gates):
+            return cell
+    raise NotationError(f"gates {text!r} are no cell's", "expected an order of i f g o, r z n, or n")
+
+
+def _parse(key: str, text: str, gates: tuple[str, ...]) -> _Line:
+    """One line of a layout. Errors: NotationError with the line and what is wrong in it."""
+    left, colon, right = text.partition(":")
+    if not colon:
+        raise NotationError(f"{key!r}: {text!r} has no colon", "expected parts : axes")
+    joined = "+" in left
+    words = [word.strip() for word in re.split(r"[|+]", left)]
+    if joined and "|" in left:
+        raise NotationError(f"{key!r}: {text!r} mixes | and +", "expected one of them")
+    parts = tuple(_parse_part(key, text, word, gates) for word in words)
+    axes = tuple(_parse_axis(key, text, token) for token in _AXIS.findall(right))
+    line = _Line(key, text, parts, axes)
+    _check_line(line, joined)
+    return line
+
+
+def _parse_part(key: str, text: str, word: str, gates: tuple[str, ...]) -> _Part:
+    match = _PART.match(word)
+    if match is None or match["name"] not in PARTS:
+        raise NotationError(f"{key!r}: {text!r}: {word!r} is not a part", f"expected one of {', '.join(PARTS)}")
+    own = tuple(match["gates"].split()) if match["gates"] else None
+    if own and (set(own) - set(gates) or len(set(own)) != len(own)):
+        found = f"{key!r}: {text!r}: gates {' '.join(own)}"
+        raise NotationError(found, f"expected some of {' '.join(gates)}, each once")
+    return _Part(match["name"], own)
+
+
+def _parse_axis(key: str, text: str, token: str) -> _Axis:
+    joined = "+" in token
+    indices = tuple(re.split(r"\s*\+\s*|\s+", token.strip("() ")))
+    bad = [index for index in indices if index not in (SIZES if joined else ENUMERATED + SIZES)]
+    if bad or not indices:
+        raise NotationError(f"{key!r}: {text!r}: {token!r} is not an axis", "expected indices d k g i h p")
+    return _Axis(indices, joined)
+
+
+def _check_line(line: _Line, joined: bool) -> None:
+    def wrong(what: str, expected: str) -> NotationError:
+        return NotationError(f"{line.key!r}: {line.text!r}: {what}", expected)
+
+    flat = [index for axis in line.axes for index in axis.indices]
+    repeated = {index for index in flat if flat.count(index) > 1}
+    if repeated:
+        raise wrong(f"index {', '.join(sorted(repeated))} twice", "each index once")
+    if joined != any(axis.joined for axis in line.axes):
+        raise wrong("parts and axes disagree about +", "expected e.g. kernel + recurrent_kernel : (i + p) (g h)")
+    if ("k" in flat) != (len(line.parts) > 1 and not joined):
+        raise wrong("k is missing or has nothing to count", "expected k exactly where parts are joined by |")
+    for n, part in enumerate(line.parts):
+        found = {axis.indices[n] if axis.joined else index for axis in line.axes for index in axis.indices}
+        needed = set(PARTS[part.name].split())
+        if {index for index in found if index in SIZES} != needed:
+            raise wrong(f"axes {line.pattern} for {part.name}", f"its sizes are {PARTS[part.name]}")
+        if part.name != "projection" and ("g" in flat) == ("{g}" in line.key):
+            raise wrong("the gate must be either in the name or in the axes", "expected g in one of them")
+    if ("d" in flat) and "{d}" in line.key:
+        raise wrong("the direction is both in the name and in the axes", "expected d in one of them")
+
+
+# ---- from a layout and a Spec to places
+
+
+def _lines_for(layout: Layout, spec: Spec) -> list[_Line]:
+    """The lines whose parts this layer has; of those with one name, the one with most parts."""
+    fitting = [line for line in layout.lines if all(part.name in spec.parts for part in line.parts)]
+    return [
+        line
+        for line in fitting
+        if not any(other.key == line.key and len(other.parts) > len(line.parts) for other in fitting)
+    ]
+
+
+def _gates_of(layout: Layout, part: _Part) -> tuple[str, ...]:
+    if part.name == "projection":
+        return ("",)
+    return part.gates or layout.gates
+
+
+def _resolve(layout: Layout, spec: Spec, level: int) -> tuple[dict[str, Slot], dict[str, Place]]:
+    if spec.cell != layout.cell:
+        raise LayoutError(f"a layout of {layout.cell} for {spec}", f"expected a {layout.cell}")
+    if spec.bidirectional and not layout.bidirectional:
+        raise LayoutError(f"a layout of one direction for {spec}", f"the layout:\n{layout}")
+    slots: dict[str, Slot] = {}
+    places: dict[str, Place] = {}
+    for line in _lines_for(layout, spec):
+        gates = _gates_of(layout, line.parts[0])
+        named_d = [""] if line.has("d") else list(spec.directions)
+        named_g = [""] if line.has("g") else list(gates)
+        for direction, gate in itertools.product(named_d, named_g):
+            slot = _slot(layout, line, spec, layout.name(line, direction, gate, level))
+            if slot.key in slots:
+                raise NotationError(f"two arrays are named {slot.key!r}", f"the layout:\n{layout}")
+            slots[slot.key] = slot
+            for name, place in _places(layout, slot, spec, direction, gate):
+                if name in places:
+                    raise NotationError(f"{name} has two places: {places[name].key} and {slot.key}", str(layout))
+                places[name] = place
+    return slots, places
+
+
+def _slot(layout: Layout, line: _Line, spec: Spec, key: str) -> Slot:
+    gates = _gates_of(layout, line.parts[0])
+    sizes = {**spec.sizes, "d": len(spec.directions), "k": len(line.parts), "g": len(gates)}
+    return Slot(key, line, tuple(_axis_size(axis, sizes) for axis in line.axes), gates, sizes)
+
+
+def _axis_size(axis: _Axis, sizes: Mapping[str, int]) -> int:
+    values = [sizes[index] for index in axis.indices]
+    return sum(values) if axis.joined else _product(values)
+
+
+def _product(values: Sequence[int]) -> int:
+    product = 1
+    for value in values:
+        product *= value
+    return product
+
+
+def _places(
+    layout: Layout, slot: Slot, spec: Spec, direction: str, gate: str
+) -> Iterator[tuple[str, Place]]:
+    """The place of every weight that stands in one array."""
+    split = _split(slot)
+    for k, part in enumerate(slot.line.parts):
+        for d, each_direction in enumerate(spec.directions):
+            if direction not in ("", each_direction):
+                continue
+            for g, each_gate in enumerate(_gates_of(layout, part)):
+                if gate not in ("", each_gate):
+                    continue
+                name = f"{each_direction}.{part.name}" + (f".{each_gate}" if each_gate else "")
+                yield name, _place(layout, slot, split, part, {"d": d, "k": k, "g": g}, each_gate)
+
+
+def _split(slot: Slot) -> list[tuple[str | _Axis, int]]:
+    """The array's axes with every product taken apart: (index or joined axis, size)."""
+    split: list[tuple[str | _Axis, int]] = []
+    for axis in slot.line.axes:
+        if axis.joined:
+            split.append((axis, _axis_size(axis, slot.sizes)))
+        else:
+            split.extend((index, slot.sizes[index]) for index in axis.indices)
+    return split
+
+
+def _place(
+    layout: Layout,
+    slot: Slot,
+    split: Sequence[tuple[str | _Axis, int]],
+    part: _Part,
+    at: Mapping[str, int],
+    gate: str,
+) -> Place:
+    index: list[int | slice] = []
+    left: list[str] = []
+    for axis, _ in split:
+        if isinstance(axis, _Axis):  # parts one after another: take this part's stretch
+            start = sum(slot.sizes[i] for i in axis.indices[: at["k"]])
+            mine = axis.indices[at["k"]]
+            index.append(slice(start, start + slot.sizes[mine]))
+            left.append(mine)
+        elif axis in ENUMERATED:
+            index.append(at[axis])
+        else:
+            index.append(slice(None))
+            left.append(axis)
+    axes = tuple(left.index(i) for i in PARTS[part.name].split())
+    return Place(slot.key, tuple(size for _, size in split), tuple(index), axes, layout.signs.get(gate, 1))
+
+
+# ---- from arrays to a Spec
+
+
+def _candidates(layout: Layout, features: Mapping[str, Any]) -> Iterator[Spec]:
+    """Every form a layer can have in this layout, the fullest first, with sizes still to be found."""
+    lstm = layout.cell == "lstm"
+    both = [("forward", "reverse")] if layout.bidirectional else []
+    axes: dict[str, Sequence[Any]] = {
+        "directions": [*both, ("forward",), ("reverse",)],
+        "bias": ["dual", "single", "none"],
+        "projection_size": [1, None] if lstm else [None],
+        "peepholes": [True, False] if lstm else [False],
+    }
+    open_axes = {name: values for name, values in axes.items() if name not in features}
+    for values in itertools.product(*open_axes.values()):
+        fields = {**dict(zip(open_axes, values, strict=True)), **features}
+        if fields.get("directions") not in (("forward", "reverse"), None):
+            fields.pop("merge", None)
+        spec = Spec(cell=layout.cell, **{"input_size": 1, "hidden_size": 1, **fields})
+        if set(layout.places(spec)) == set(spec.names()):
+            yield spec
+
+
+def _sized(layout: Layout, candidate: Spec, arrays: Mapping[str, Array], level: int) -> Spec:
+    """The candidate with the sizes that the arrays' shapes give, as far as they give them."""
+    known: dict[str, int] = {}
+    slots = layout.slots(candidate, level)
+    for _ in range(len(SIZES)):
+        for key, slot in slots.items():
+            for axis, size in zip(slot.line.axes, arrays[key].shape, strict=False):
+                known |= _solved(axis, int(size), slot, known)
+        if candidate.projection_size is None and known.keys() & {"h", "p"}:
+            known |= {"h": known.get("h", known.get("p", 1)), "p": known.get("h", known.get("p", 1))}
+    sizes = {"input_size": known.get("i", 1), "hidden_size": known.get("h", 1)}
+    if candidate.projection_size is not None:
+        sizes["projection_size"] = known.get("p", 1)
+    return candidate.replace(**sizes)
+
+
+def _solved(axis: _Axis, size: int, slot: Slot, known: Mapping[str, int]) -> dict[str, int]:
+    """The one unknown size of an axis, if there is just one and it comes out whole."""
+    open_ = [index for index in axis.indices if index in SIZES and index not in known]
+    if len(open_) != 1:
+        return {}
+    others = [known.get(index, slot.sizes[index]) for index in axis.indices if index != open_[0]]
+    if axis.joined:
+        value, rest = size - sum(others), 0
+    else:
+        value, rest = divmod(size, _product(others))
+    return {open_[0]: value} if rest == 0 and value > 0 else {}
+
+
+# ---- what a wrong shape gives away
+
+
+_COUNTS = {1: "one gate; is this an RNN's weight?", 3: "three gates; is this a GRU's weight?",
+           4: "four gates; is this an LSTM's weight?"}
+
+
+def _explain(slot: Slot, found: tuple[int, ...], layout: Layout) -> list[str]:
+    """The details of a shape error: the pattern with its values, and what the wrong shape gives away."""
+    used = [index for axis in slot.line.axes for index in axis.indices]
+    values = [f"g = {' '.join(slot.gates)}"] if "g" in used else []
+    values += [f"{index} = {slot.sizes[index]}" for index in used if index != "g"]
+    details = [f"expected {slot.line.pattern} with {', '.join(values)} -> {slot.shape}"]
+    if len(found) == len(slot.shape) and found == slot.shape[::-1]:
+        return [*details, "this is its transpose"]
+    hidden = slot.sizes["h"]
+    for axis, size in zip(slot.line.axes, found, strict=False):
+        count, rest = divmod(size, hidden)
+        if "g" in axis.indices and rest == 0 and count in _COUNTS and count != len(slot.gates):
+            details.append(f"{size} = {count} x {hidden}: {_COUNTS[count]}")
+    return details

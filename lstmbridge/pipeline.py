@@ -1,0 +1,462 @@
+"""From one framework to another: recognise, read, fit, pack, hand over, write.
+
+`read` and `write` are the two halves; `convert` is both; `migrate` is `convert` with the full account: a verdict a
+layer, and the remainder that leads back bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lstmbridge import arrays as xp
+from lstmbridge import registry
+from lstmbridge.contract import Reading, ReadOptions, WriteOptions
+from lstmbridge.errors import BridgeError, FileError, LayoutError, Unsupported, unknown
+from lstmbridge.fit import LOSSY, Fitted, Holds, fit, refusals
+from lstmbridge.layer import Array, Layer
+from lstmbridge.notation import Layout
+from lstmbridge.remainder import Remainder
+from lstmbridge.spec import Spec
+
+__all__ = ["Migration", "Report", "convert", "edit", "from_arrays", "migrate", "read", "read_all", "select", "write"]
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+Source = Any  # an object of a known framework, a path, or Layers
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of one layer, for people and for JSON.
+
+    label    its name in the source; `target_label` its name in the target
+    verdict  ``exact``, ``reparameterised``, ``lossy`` or ``refused``
+    module   ``stock`` or ``faithful``: which of the target's modules holds it
+    notes    what was done or why not, a sentence each
+    """
+
+    label: str
+    target_label: str
+    spec: str
+    verdict: str
+    module: str
+    parameters: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        name = self.label if self.label == self.target_label else f"{self.label} -> {self.target_label}"
+        tail = f"; {'; '.join(self.notes)}" if self.notes else ""
+        module = " (faithful module)" if self.module == "faithful" else ""
+        return f"{name or 'layer'}: {self.verdict}{module}: {self.spec}{tail}"
+
+
+@dataclass(frozen=True, eq=False)
+class Migration:
+    """A conversion with its account.
+
+    result      the object in the target framework, or the path of the file that was written
+    reports     one a layer, in order
+    remainder   what leads back to the source bit for bit: `migrate(result, to=..., remainder=...)`
+    left_alone  the source's weights that belong to no recurrent layer; they were not converted
+    """
+
+    result: Any
+    reports: tuple[Report, ...]
+    remainder: Remainder
+    left_alone: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    targets: tuple[Fitted, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        return "\n".join(str(report) for report in self.reports)
+
+
+# ---- the verbs
+
+
+def read(source: Source, **options: Any) -> tuple[Layer, ...]:
+    """The recurrent layers of an object or a file, in canonical form.
+
+    source   a layer, model or ModelProto of a known framework, or a path to a file of one
+    options  the fields of `ReadOptions`: nonlinearity, batch_first, only
+
+    The weights are views on the source's own memory (a file's: on its mapped bytes where the format allows it).
+    Errors: UnknownName for an object or suffix of no known framework, FileError for a file that is not what it claims,
+    LayoutError for arrays that do not fit together, Ambiguous where an option must say what the file does not.
+
+    >>> import numpy as np
+    >>> one = {"n": np.ones((1, 1))}
+    >>> [layer] = read(Layer.from_gates(kernel=one, recurrent_kernel=one))
+    >>> print(layer.spec)
+    rnn 1 -> 1, no bias
+    """
+    return read_all(source, **options).layers
+
+
+def read_all(source: Source, **options: Any) -> Reading:
+    """Like `read`, with what was left alone and the notes."""
+    chosen = _options(ReadOptions, options)
+    if isinstance(source, str | os.PathLike):
+        return _read_file(Path(source), chosen)
+    return registry.of_object(source).live.read(source, chosen)
+
+
+def from_arrays(
+    arrays: Mapping[str, Array], layout: str | Layout, *, cell: str = "lstm", path: str = "", **features: Any
+) -> Layer:
+    """One layer from fused arrays in any known layout, on the arrays' own memory.
+
+    arrays    by the names that `layout` has; their shapes give the sizes, the bias form and the directions
+    layout    a framework's name (``keras``, ``torch``, ``onnx``, ``tf1``, ...) or a Layout of your own
+    cell      ``lstm``, ``gru`` or ``rnn``, where `layout` is a name
+    features  fields of the Spec that arrays cannot tell, e.g. ``reset_after=False``, ``forget_constant=1.0``
+
+    Errors: LayoutError that says which array, what shape, what was expected; UnknownName for an unknown layout.
+
+    >>> import numpy as np
+    >>> kernel = np.arange(16 * 44, dtype="float32").reshape(16, 44)  # rows [x; h], gates i j f o
+    >>> layer = from_arrays({"kernel": kernel, "bias": np.ones(44, "float32")}, "tf1", forget_constant=1.0)
+    >>> print(layer.spec)
+    lstm 5 -> 11, single bias, forget constant +1
+    >>> bool((layer["forward.recurrent_kernel.f"] == kernel[5:, 22:33].T).all())
+    True
+    """
+    if isinstance(layout, str):
+        layouts = registry.framework(layout).layout.LAYOUTS
+        if cell not in layouts:
+            raise unknown("cell", cell, layouts)
+        chosen, who = layouts[cell], f"{layout} {cell}"
+    else:
+        chosen, who = layout, layout.cell
+    who = f"{who} {path!r}" if path else who
+    spec = chosen.infer(arrays, who=who, **features)
+    return Layer(spec=spec, weights=chosen.unpack(arrays, spec, who=who), path=path)
+
+
+def write(layers: Sequence[Layer] | Layer, *, to: str | None = None, path: str | Path | None = None,
+          **options: Any) -> Any:  # fmt: skip
+    """The layers as an object of the framework `to`, or as a file at `path`: `migrate(...).result`."""
+    return migrate(layers, to=to, path=path, **options).result
+
+
+def convert(source: Source, to: str | None = None, path: str | Path | None = None, **options: Any) -> Any:
+    """The recurrent layers of `source` in the framework `to`: an object, or the path of a file if `path` is given.
+
+    Takes what `migrate` takes. Errors: Unsupported if the target cannot hold a layer; nothing is written then.
+
+    >>> import numpy as np
+    >>> one = {"n": np.ones((1, 1))}
+    >>> layers = convert(Layer.from_gates(kernel=one, recurrent_kernel=one), to="gates")
+    >>> layers[0].spec.cell
+    'rnn'
+    """
+    return migrate(source, to=to, path=path, **options).result
+
+
+def migrate(
+    source: Source,
+    to: str | None = None,
+    path: str | Path | None = None,
+    *,
+    remainder: Remainder | None = None,
+    allow: Collection[str] = (),
+    faithful: bool = False,
+    layers: Collection[str] = (),
+    rename: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+    force: bool = False,
+    **options: Any,
+) -> Migration:
+    """`convert`, with a verdict for each layer and the remainder.
+
+    to         the target framework; with `path` it may be left out if the suffix says it
+    path       the file to write; without it an object is built
+    remainder  of the conversion that `source` came from: the source of that time is given back, bit for bit
+    allow      what may be given up by name, changing outputs (`lstmbridge.fit.DROPS`)
+    faithful   where the target's stock layer cannot hold a layer, use the project's own module that runs it
+    layers     paths of the layers to take (all of them if empty); a path stands for all below it
+    rename     new paths for old ones; a path stands for all below it
+    dtype      cast the weights; without it they keep theirs
+    force      overwrite an existing file
+    options    the fields of `ReadOptions` and `WriteOptions`
+
+    Errors: Unsupported if the target cannot hold a layer, with every reason and the alternative (nothing is written);
+    FileError for a file that exists or cannot be written; and those of `read`.
+    """
+    reading_options, writing_options = _split_options(options)
+    target = _target(to, path)
+    reading = read_all(source, **{"only": tuple(layers), **reading_options})
+    chosen = select(reading.layers, layers)
+    if remainder is not None:
+        chosen = remainder.back(chosen)
+    sources = chosen
+    chosen = _renamed(chosen, rename or {})
+    if writing_options.get("stack"):
+        chosen = _stacked(chosen)
+    targets = [_cast(each, dtype) for each in _fit_all(chosen, target, allow, faithful)]
+    result = _hand_over(targets, target, path, _options(WriteOptions, writing_options), force)
+    return Migration(
+        result,
+        tuple(_report(before, after) for before, after in zip(sources, targets, strict=True)),
+        Remainder.of(sources, targets),
+        reading.left_alone,
+        reading.notes,
+        tuple(targets),
+    )
+
+
+@contextmanager
+def edit(obj: Any, layer: str | None = None) -> Iterator[dict[str, Array]]:
+    """The gates of one layer of a live object, to read and to change in place.
+
+    obj    a live object: a layer or model of any framework
+    layer  the layer's label; may be left out if the object has one layer
+
+    Gives a dict of arrays by canonical name. When the block ends without an error they are written back into the
+    object, all of them or none. Errors: those of `read`; LayoutError if an array was replaced by one of another shape.
+
+    >>> import numpy as np
+    >>> live = Layer.from_gates(kernel={"n": np.ones((1, 1))}, recurrent_kernel={"n": np.ones((1, 1))})
+    >>> with edit(live) as gates:
+    ...     gates["forward.kernel.n"][:] = 5
+    >>> live["forward.kernel.n"].item()
+    5.0
+    """
+    live = registry.of_object(obj).live
+    reading = live.read(obj, ReadOptions())
+    if layer is None and len(reading.layers) != 1:
+        names = ", ".join(each.label for each in reading.layers)
+        raise LayoutError(f"{len(reading.layers)} recurrent layers", f"say which: layer= one of {names}")
+    found = select(reading.layers, () if layer is None else (layer,))[0]
+    gates = {name: _editable(array) for name, array in found.weights.items()}
+    yield gates
+    live.assign(obj, [found.replace(weights=gates)])
+
+
+# ---- the steps
+
+
+def _read_file(path: Path, options: ReadOptions) -> Reading:
+    if path.is_dir():
+        raise FileError(f"{path} is a directory", "expected a file")
+    if not path.exists():
+        raise FileError(f"{path}: no such file", f"in {path.parent.resolve()}")
+    framework = registry.of_file(path)
+    if path.stat().st_size == 0:
+        raise FileError(f"{path} is empty", f"expected a {framework.name} file")
+    return framework.files.read(path, options)
+
+
+def _target(to: str | None, path: str | Path | None) -> registry.Framework:
+    if path is not None:
+        return registry.of_file(Path(path), to)
+    if to is None:
+        raise LayoutError("no target", "say to='torch' (an object) or path='model.safetensors' (a file)")
+    return registry.framework(to)
+
+
+def select(layers: Sequence[Layer], patterns: Collection[str]) -> tuple[Layer, ...]:
+    """The layers at or below the given paths, in order. Errors: UnknownName for a path where no layer is."""
+    for pattern in patterns:
+        if not any(_below(layer, pattern) for layer in layers):
+            raise unknown("layer", pattern, [layer.label for layer in layers])
+    return tuple(layer for layer in layers if not patterns or any(_below(layer, pattern) for pattern in patterns))
+
+
+def _below(layer: Layer, pattern: str) -> bool:
+    return pattern in (layer.label, layer.path) or layer.path.startswith(f"{pattern}.")
+
+
+def _renamed(layers: Sequence[Layer], rename: Mapping[str, str]) -> tuple[Layer, ...]:
+    for old in rename:
+        if not any(_below(layer, old) for layer in layers):
+            raise unknown("layer to rename", old, [layer.label for layer in layers])
+
+    def new(name: str) -> str:
+        for old, changed in rename.items():
+            if name == old or name.startswith(f"{old}."):
+                return changed + name[len(old) :]
+        return name
+
+    moved = []
+    for layer in layers:
+        at_label = layer.label in rename
+        changes = {"path": rename[layer.label], "level": None} if at_label else {"path": new(layer.path)}
+        after = None if layer.after is None else new(layer.after)
+        moved.append(layer.replace(after=after, **changes))
+    _check_labels(moved)
+    return tuple(moved)
+
+
+def _check_labels(layers: Sequence[Layer]) -> None:
+    labels = [layer.label for layer in layers]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise LayoutError(f"two layers named {', '.join(map(repr, twice))}", "give them names of their own: rename=")
+
+
+def _stacked(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers as levels of one module, each reading the one before."""
+    if len(layers) < 2:
+        return tuple(layers)
+    path = _common_path([layer.path for layer in layers])
+    stack: list[Layer] = []
+    for level, layer in enumerate(layers):
+        before = stack[-1] if stack else None
+        if before is not None and before.spec.output_size != layer.spec.input_size:
+            raise LayoutError(
+                f"{layer.label} reads {layer.spec.input_size} features, {before.label} gives {before.spec.output_size}",
+                "only layers that feed one another can be stacked; pick them with layers= (--layer)",
+            )
+        stack.append(layer.replace(path=path, level=level, after=before.label if before else None))
+    return tuple(stack)
+
+
+def _common_path(paths: Sequence[str]) -> str:
+    """The module path that all of them stand in: that of two paths ``a.b`` and ``a.c`` is ``a``."""
+    common: list[str] = []
+    for words in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(words)) > 1:
+            break
+        common.append(words[0])
+    return ".".join(common)
+
+
+def _cast(target: Fitted, dtype: str | None) -> Fitted:
+    """The target in another dtype; the remainder then keeps the source's own numbers."""
+    layer = target.layer
+    if dtype is None or dtype == layer.dtype:
+        return target
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    cast = layer.replace(weights={name: xp.cast(array, dtype) for name, array in layer.weights.items()})
+    terms = {name: xp.own(target.source[name]) for name in target.source}
+    note = f"cast from {layer.dtype} to {dtype}"
+    return replace(target, layer=cast, terms=terms, verdict=LOSSY, notes=(*target.notes, note))
+
+
+def _fit_all(
+    layers: Sequence[Layer], target: registry.Framework, allow: Collection[str], faithful: bool
+) -> list[Fitted]:
+    """Every layer as the target holds it. Errors: Unsupported that names every refused layer."""
+    fitted: list[Fitted] = []
+    refused: list[Unsupported] = []
+    for layer in layers:
+        try:
+            fitted.append(_fit_one(layer, target, allow, faithful))
+        except Unsupported as error:
+            refused.append(error)
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        first, *others = refused
+        raise Unsupported(first.headline, *first.details, *(line for each in others for line in str(each).split("\n")))
+    return fitted
+
+
+def _fit_one(layer: Layer, target: registry.Framework, allow: Collection[str], faithful: bool) -> Fitted:
+    room = target.layout
+    own: Holds | None = getattr(room, "FAITHFUL", None)
+    other = _other(layer.spec, target, own is not None and not faithful)
+    try:
+        return fit(layer, room.HOLDS, allow=allow, other=other)
+    except Unsupported:
+        if own is None or not faithful:
+            raise
+    fitted = fit(layer, own, allow=allow, module="faithful", other=other)
+    why = ", ".join(refusal.text for refusal in refusals(layer.spec, room.HOLDS))
+    return replace(fitted, notes=(f"no stock layer of {target.name} holds {why}", *fitted.notes))
+
+
+def _other(spec: Spec, target: registry.Framework, own: bool = False) -> str:
+    """What else could hold a layer as it is."""
+    able = [
+        repr(name)
+        for name in registry.names()
+        if name != target.name and registry.framework(name).has("live") and not refusals(spec, _holds(name))
+    ]
+    ways = [f"to={' or '.join(able)}"] if able else []
+    return "; or ".join((["faithful=True (--faithful)"] if own else []) + ways)
+
+
+def _holds(name: str) -> Holds:
+    return registry.framework(name).layout.HOLDS
+
+
+def _hand_over(
+    targets: Sequence[Fitted], target: registry.Framework, path: str | Path | None, options: WriteOptions, force: bool
+) -> Any:
+    if path is None:
+        return target.live.build(targets, options)
+    destination = Path(path)
+    with atomic(destination, force=force) as staged:
+        target.files.write(targets, staged, options)
+    return destination
+
+
+@contextmanager
+def atomic(destination: Path, *, force: bool = False) -> Iterator[Path]:
+    """A path to write to; what is there when the block ends takes its place at `destination`, all of it or nothing.
+
+    Files that begin with the same name (external data) move along, before the main file. Errors: FileError if the
+    destination exists and `force` is false, or cannot be written.
+    """
+    if destination.exists() and not force:
+        raise FileError(f"{destination} exists already", "force=True (--force) overwrites it; or choose another name")
+    if not destination.parent.is_dir():
+        raise FileError(f"{destination.parent}: no such directory", "make it first")
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    except OSError as error:
+        raise FileError(f"{destination} cannot be written", f"found: {error.strerror or error}") from error
+    try:
+        yield staging / destination.name
+        for file in sorted(staging.iterdir(), key=lambda each: each.name == destination.name):
+            os.replace(file, destination.parent / file.name)
+    except BridgeError:
+        raise
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise FileError(f"{destination} cannot be written: nothing was left behind", f"found: {reason}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _report(before: Layer, after: Fitted) -> Report:
+    return Report(
+        before.label, after.layer.label, str(before.spec), after.verdict, after.module, before.parameters, after.notes
+    )
+
+
+def _editable(array: Array) -> Array:
+    return xp.own(array) if xp.kind(array) == "torch" else xp.own(xp.host(array))
+
+
+# ---- options
+
+
+def _options(kind: type[Any], given: Mapping[str, Any]) -> Any:
+    known = kind.__dataclass_fields__
+    for name in given:
+        if name not in known:
+            raise unknown("option", name, known)
+    return kind(**given)
+
+
+def _split_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options for reading and those for writing; one that is for both (batch_first) goes to both."""
+    reading, writing = ReadOptions.__dataclass_fields__, WriteOptions.__dataclass_fields__
+    for name in given:
+        if name not in reading and name not in writing:
+            raise unknown("option", name, {*reading, *writing})
+    return (
+        {name: value for name, value in given.items() if name in reading},
+        {name: value for name, value in given.items() if name in writing},
+    )

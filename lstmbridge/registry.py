@@ -1,0 +1,155 @@
+"""From a name, an object or a file to its framework, without importing any framework to find out.
+
+The frameworks here are the folders of ``lstmbridge.frameworks``; a third party's is named by an entry point of the
+group ``lstmbridge.frameworks`` whose value is the package that has the same rooms.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from lstmbridge import frameworks
+from lstmbridge.contract import FilesRoom, LayoutRoom, LiveRoom
+from lstmbridge.errors import FileError, MissingFramework, UnknownName, Unsupported, unknown
+
+__all__ = ["Framework", "framework", "names", "of_file", "of_object"]
+
+ENTRY_POINTS = "lstmbridge.frameworks"
+
+
+@dataclass(frozen=True)
+class Framework:
+    """One framework's folder: who it is, and its rooms, opened when they are needed."""
+
+    name: str
+    package: str
+    roots: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    default_suffixes: tuple[str, ...]
+    extra: str
+    claims: Callable[[Path], bool] | None = None
+
+    @property
+    def layout(self) -> LayoutRoom:
+        """Its layouts and what it holds; imports no framework."""
+        return cast(LayoutRoom, self._room("layout"))
+
+    @property
+    def live(self) -> LiveRoom:
+        """Its objects. Errors: MissingFramework with the extra to install."""
+        return cast(LiveRoom, self._room("live"))
+
+    @property
+    def files(self) -> FilesRoom:
+        """Its files. Errors: Unsupported if it has none; MissingFramework if the format needs the framework."""
+        return cast(FilesRoom, self._room("files"))
+
+    def has(self, room: str) -> bool:
+        """Whether the folder has that room; nothing is imported but the folder itself."""
+        return importlib.util.find_spec(f"{self.package}.{room}") is not None
+
+    def _room(self, room: str) -> ModuleType:
+        if not self.has(room):
+            what = {"files": "files of its own", "live": "objects that can be converted"}.get(room, room)
+            raise Unsupported(f"{self.name} has no {what} here", "its weights can be given as named arrays")
+        try:
+            return importlib.import_module(f"{self.package}.{room}")
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing == "lstmbridge":
+                raise
+            raise MissingFramework(
+                f"{self.name} needs the package {missing!r}, which is not installed",
+                f"pip install 'lstmbridge[{self.extra}]'",
+            ) from error
+
+
+@cache
+def _packages() -> Mapping[str, str]:
+    return {m.name: f"{frameworks.__name__}.{m.name}" for m in pkgutil.iter_modules(frameworks.__path__) if m.ispkg}
+
+
+@cache
+def _third_parties() -> Mapping[str, str]:
+    import importlib.metadata  # 20 ms that only a look-up needs
+
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def names() -> tuple[str, ...]:
+    """The names of every framework there is, third parties' included."""
+    return tuple(sorted({*_packages(), *_third_parties()}))
+
+
+@cache
+def framework(name: str) -> Framework:
+    """The framework of that name. Errors: UnknownName, with the near name."""
+    package = _packages().get(name) or _third_parties().get(name)  # the second only if it is none of ours
+    if package is None:
+        raise unknown("framework", name, names())
+    module = importlib.import_module(package)
+    default = getattr(module, "DEFAULT_SUFFIXES", module.SUFFIXES)
+    claims = getattr(module, "claims", None)
+    return Framework(module.NAME, package, module.ROOTS, module.SUFFIXES, default, module.EXTRA, claims)
+
+
+def _own() -> Iterator[Framework]:
+    return (framework(name) for name in _packages())
+
+
+def _all() -> Iterator[Framework]:
+    yield from _own()
+    yield from (framework(name) for name in _third_parties() if name not in _packages())
+
+
+def of_object(obj: Any) -> Framework:
+    """The framework an object belongs to: by the first of its type's bases that stands in a known root.
+
+    The first counts: a Keras layer also has torch's or tensorflow's among its bases. Errors: UnknownName.
+    """
+    known = [(f"{root}.", each) for each in _all() for root in each.roots]
+    for base in type(obj).__mro__:
+        name = f"{base.__module__}.{base.__qualname__}."
+        for root, each in known:
+            if name.startswith(root):
+                return each
+    found = f"{type(obj).__module__}.{type(obj).__qualname__}"
+    raise UnknownName(f"an object of {found} is of no known framework", f"known: {', '.join(names())}")
+
+
+def of_file(path: Path, to: str | None = None) -> Framework:
+    """The framework whose file this is: by `to`, by a mark in the file (`claims`), by its suffix.
+
+    Errors: UnknownName for a suffix of nobody; FileError for a name that does not go with `to`.
+    """
+    if to is not None:
+        chosen = framework(to)
+        if not path.name.endswith(chosen.suffixes):
+            raise FileError(
+                f"{path.name} is not the name of a {to} file", f"its suffixes are {' '.join(chosen.suffixes) or 'none'}"
+            )
+        return chosen
+    found = _by_content(path, _own()) or _by_suffix(path, _own())  # third parties are looked up only if need be
+    found = found or _by_content(path, _all()) or _by_suffix(path, _all())
+    if found is None:
+        suffixes = sorted({suffix for each in _all() for suffix in each.suffixes})
+        error = unknown("file suffix", path.suffix or path.name, suffixes)
+        raise UnknownName(f"{path.name}: {error.headline}", *error.details)
+    return found
+
+
+def _by_content(path: Path, among: Iterable[Framework]) -> Framework | None:
+    return next((each for each in among if each.claims is not None and each.claims(path)), None)
+
+
+def _by_suffix(path: Path, among: Iterable[Framework]) -> Framework | None:
+    matches = [(len(suffix), each) for each in among for suffix in each.default_suffixes if path.name.endswith(suffix)]
+    return max(matches, key=lambda match: match[0])[1] if matches else None
