@@ -6,7 +6,7 @@ out. Where a side's framework is not installed the reference stands in for it, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class Difference:
         """The difference of two arrays of one shape. NaN on one side only counts as infinite."""
         if a.shape != b.shape:
             raise LayoutError(f"outputs of shapes {a.shape} and {b.shape}", "expected the same shape")
-        gap = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+        with np.errstate(invalid="ignore"):  # inf - inf is settled in the next line
+            gap = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
         gap = np.where((np.isnan(a) & np.isnan(b)) | (a == b), 0.0, np.where(np.isnan(gap), np.inf, gap))
         if gap.size == 0:
             return cls(0.0)
@@ -113,6 +114,27 @@ class Agreement:
             raise Disagreement(f"{self.a} and {self.b} disagree", *(_explain(row, self) for row in bad))
         return self
 
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "agrees": self.agrees,
+            "notes": list(self.notes),
+            "rows": [
+                {
+                    "layer": row.layer,
+                    "output": row.output,
+                    "a - b": row.a_b.largest,
+                    "a - reference": row.a_reference.largest,
+                    "b - reference": row.b_reference.largest,
+                    "allowed": row.allowed,
+                    "verdict": row.verdict(self.a, self.b),
+                }
+                for row in self.rows
+            ],
+        }
+
     def __str__(self) -> str:
         return "\n".join(
             f"{row.layer or 'layer'} {row.output}: |{self.a} - {self.b}| <= {row.a_b.largest:.2g} "
@@ -143,6 +165,7 @@ def check(
     lengths: Sequence[int] | None = None,
     states: bool = True,
     layers: Sequence[str] = (),
+    progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
 ) -> Agreement:
     """Runs both sides and the reference on the same sequences: y, h and c of every layer.
@@ -152,6 +175,7 @@ def check(
     lengths  of each sequence (b,); None: all full
     states   begin with random initial states rather than zeros
     layers   of `a`: only these paths
+    progress called as (what, done, total) on the way
     options  the fields of `ReadOptions`
 
     Each part that both sides can run as a whole is run as a whole; the next one reads fresh sequences of its own size,
@@ -168,11 +192,14 @@ def check(
     rows: list[Row] = []
     for start, stop in _segments(left.layers, right.layers):
         mine = left.layers[start:stop]
+        if progress is not None:
+            progress(f"checking {mine[0].label}", start, len(left.layers))
         dtype = max(left.layers[start].dtype, right.layers[start].dtype, key=TOLERANCE.__getitem__)
         given = _Given(rng, mine, batch, time, dtype, states, lengths)
         outputs = left.run(start, stop, given), right.run(start, stop, given), _reference(mine, given)
         rows += _compare(*outputs, mine, TOLERANCE[dtype])
-    return Agreement(left.who, right.who, tuple(rows), (*left.notes, *right.notes))
+    a_name, b_name = (left.who, right.who) if left.who != right.who else (f"{left.who} a", f"{right.who} b")
+    return Agreement(a_name, b_name, tuple(rows), (*left.notes, *right.notes))
 
 
 class _Given:

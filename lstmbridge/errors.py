@@ -87,6 +87,7 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UnknownName:
       did you mean 'torch'?
     """
     known = sorted(choices)
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+    lower = {choice.lower(): choice for choice in known}
+    near = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {', '.join(known) or 'none'}"
     return UnknownName(f"unknown {kind} {name!r}", hint)

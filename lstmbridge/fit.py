@@ -166,7 +166,8 @@ def fit(
 
     Errors: Unsupported with every reason and what to do; UnknownName for a name in `allow` that is none.
     """
-    given_up = [refusal for refusal in refusals(layer.spec, holds) if refusal.drop in _known(allow)]
+    allowed = _known(allow)
+    given_up = [refusal for refusal in refusals(layer.spec, holds) if refusal.drop in allowed]
     fitted = _give_up(layer, given_up)
     notes = [f"given up by name: {refusal.text} ({refusal.drop}); outputs change" for refusal in given_up]
     left = refusals(fitted.spec, holds)

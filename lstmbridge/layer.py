@@ -83,6 +83,9 @@ class Layer:
     def __str__(self) -> str:
         return f"{self.label or 'layer'}: {self.spec}"
 
+    def __repr__(self) -> str:
+        return f"<Layer {self}, {self.dtype}>"
+
     def replace(self, **changes: Any) -> Self:
         """This layer with some fields changed, checked anew."""
         return dataclasses.replace(self, **changes)

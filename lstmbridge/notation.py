@@ -31,7 +31,7 @@ from lstmbridge.errors import LayoutError, NotationError
 from lstmbridge.layer import Array
 from lstmbridge.spec import GATES, PARTS, Spec
 
-__all__ = ["Layout", "Place", "Slot"]
+__all__ = ["Block", "Layout", "Place", "Slot"]
 
 ENUMERATED = ("d", "k", "g")
 SIZES = ("i", "h", "p")
@@ -109,6 +109,15 @@ class Place:
         back = tuple(self.axes.index(n) for n in range(len(self.axes)))
         seen = xp.permute(weight, back)
         return seen if self.sign > 0 else -seen
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of an axis and what stands in it, its ends in sizes: ``f h:2h``."""
+
+    what: str
+    start: str
+    stop: str
 
 
 class Layout:
@@ -214,17 +223,21 @@ class Layout:
         `features` are fields of the Spec that arrays cannot tell (``reset_after``, ``activations``), or that settle
         what they leave open (``directions``). Errors: LayoutError if no layer has just these arrays.
         """
-        for candidate in _candidates(self, features):
-            if set(self.keys(candidate, level)) == set(arrays):
-                spec = _sized(self, candidate, arrays, level)
-                self.check(arrays, spec, level=level, who=who)
-                return spec
+        named = [each for each in _candidates(self, features) if set(self.keys(each, level)) == set(arrays)]
+        sized = [_sized(self, candidate, arrays, level) for candidate in named]
+        if sized:
+            spec = min(sized, key=lambda each: self._misfits(arrays, each, level))  # the first of those that fit best
+            self.check(arrays, spec, level=level, who=who)
+            return spec
         full = next(_candidates(self, features))
         expected = ", ".join(self.keys(full, level))
         raise LayoutError(
             f"{who or 'arrays'}: {', '.join(arrays) or 'none'}: no {self.cell} layer has just these",
             f"expected some of {expected}",
         )
+
+    def _misfits(self, arrays: Mapping[str, Array], spec: Spec, level: int) -> int:
+        return sum(tuple(arrays[key].shape) != shape for key, shape in self.shapes(spec, level).items())
 
     def _resolve(self, spec: Spec, level: int) -> tuple[dict[str, Slot], dict[str, Place]]:
         if (spec, level) not in self._cache:
@@ -235,6 +248,12 @@ class Layout:
         """A line's array name with its indices filled in."""
         filled = line.key.replace("{d}", self.directions.get(direction, direction)).replace("{l}", str(level))
         return filled.replace("{g}", self.gate_names.get(gate, gate))
+
+    def blocks(self) -> Iterator[tuple[str, str, tuple[tuple[str, tuple[Block, ...]], ...]]]:
+        """For each line: the array's name, what is in it, and the blocks along each axis that is cut into some."""
+        for line in self.lines:
+            cut = ((str(axis), _blocks(self, line, axis)) for axis in line.axes)
+            yield line.key, line.text, tuple((axis, blocks) for axis, blocks in cut if blocks)
 
     def __str__(self) -> str:
         width = max(len(line.key) for line in self.lines)
@@ -426,6 +445,29 @@ def _place(
             left.append(axis)
     axes = tuple(left.index(i) for i in PARTS[part.name].split())
     return Place(slot.key, tuple(size for _, size in split), tuple(index), axes, layout.signs.get(gate, 1))
+
+
+def _blocks(layout: Layout, line: _Line, axis: _Axis) -> tuple[Block, ...]:
+    """The blocks of an axis in symbols; none for a plain size."""
+    if axis.joined:
+        edges = ["0", *(" + ".join(axis.indices[: n + 1]).replace(" ", "") for n in range(len(axis.indices)))]
+        return tuple(Block(part.name, *edges[n : n + 2]) for n, part in enumerate(line.parts))
+    if not set(axis.indices) & set(ENUMERATED):
+        return ()
+    names = {"d": ("forward", "reverse"), "k": tuple(part.name for part in line.parts)}
+    names["g"] = tuple(("-" if layout.signs.get(g, 1) < 0 else "") + g for g in _gates_of(layout, line.parts[0]))
+    counted = [index for index in axis.indices if index in ENUMERATED]
+    whats = [" ".join(words) for words in itertools.product(*(names[index] for index in counted))]
+    unit = next((index for index in axis.indices if index in SIZES), "")
+    if axis.indices[0] in SIZES:  # interleaved: every len(whats)-th row
+        return tuple(Block(what, str(n), f"{len(whats)}{unit}:{len(whats)}") for n, what in enumerate(whats))
+    return tuple(Block(what, _edge(n, unit), _edge(n + 1, unit)) for n, what in enumerate(whats))
+
+
+def _edge(count: int, unit: str) -> str:
+    if not unit or count == 0:
+        return str(count)
+    return unit if count == 1 else f"{count}{unit}"
 
 
 # ---- from arrays to a Spec

@@ -6,10 +6,11 @@ layer, and the remainder that leads back bit for bit.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from lstmbridge.spec import Spec
 
 __all__ = ["Migration", "Report", "convert", "edit", "from_arrays", "migrate", "read", "read_all", "select", "write"]
 
+Progress = Callable[[str, int, int], None]  # (what, done, total)
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 Source = Any  # an object of a known framework, a path, or Layers
@@ -172,6 +174,8 @@ def migrate(
     rename: Mapping[str, str] | None = None,
     dtype: str | None = None,
     force: bool = False,
+    progress: Progress | None = None,
+    approve: Callable[[Any], None] | None = None,
     **options: Any,
 ) -> Migration:
     """`convert`, with a verdict for each layer and the remainder.
@@ -185,6 +189,8 @@ def migrate(
     rename     new paths for old ones; a path stands for all below it
     dtype      cast the weights; without it they keep theirs
     force      overwrite an existing file
+    progress   called as (what, done, total) on the way
+    approve    called with the finished object or file before it takes its place; what it raises leaves nothing behind
     options    the fields of `ReadOptions` and `WriteOptions`
 
     Errors: Unsupported if the target cannot hold a layer, with every reason and the alternative (nothing is written);
@@ -192,6 +198,8 @@ def migrate(
     """
     reading_options, writing_options = _split_options(options)
     target = _target(to, path)
+    step = progress or _silent
+    step("reading", 0, 3)
     reading = read_all(source, **{"only": tuple(layers), **reading_options})
     chosen = select(reading.layers, layers)
     if remainder is not None:
@@ -200,8 +208,10 @@ def migrate(
     chosen = _renamed(chosen, rename or {})
     if writing_options.get("stack"):
         chosen = _stacked(chosen)
+    step("fitting", 1, 3)
     targets = [_cast(each, dtype) for each in _fit_all(chosen, target, allow, faithful)]
-    result = _hand_over(targets, target, path, _options(WriteOptions, writing_options), force)
+    step("writing", 2, 3)
+    result = _hand_over(targets, target, path, _options(WriteOptions, writing_options), force, approve or _silent)
     return Migration(
         result,
         tuple(_report(before, after) for before, after in zip(sources, targets, strict=True)),
@@ -241,6 +251,10 @@ def edit(obj: Any, layer: str | None = None) -> Iterator[dict[str, Array]]:
 
 
 # ---- the steps
+
+
+def _silent(*_: Any) -> None:
+    """Progress that nobody watches; approval that nobody asks for."""
 
 
 def _read_file(path: Path, options: ReadOptions) -> Reading:
@@ -308,14 +322,14 @@ def _stacked(layers: Sequence[Layer]) -> tuple[Layer, ...]:
         return tuple(layers)
     path = _common_path([layer.path for layer in layers])
     stack: list[Layer] = []
-    for level, layer in enumerate(layers):
-        before = stack[-1] if stack else None
-        if before is not None and before.spec.output_size != layer.spec.input_size:
+    for before, layer in itertools.pairwise(layers):
+        if before.spec.output_size != layer.spec.input_size:
             raise LayoutError(
                 f"{layer.label} reads {layer.spec.input_size} features, {before.label} gives {before.spec.output_size}",
                 "only layers that feed one another can be stacked; pick them with layers= (--layer)",
             )
-        stack.append(layer.replace(path=path, level=level, after=before.label if before else None))
+    for level, layer in enumerate(layers):
+        stack.append(layer.replace(path=path, level=level, after=stack[-1].label if stack else None))
     return tuple(stack)
 
 
@@ -391,13 +405,21 @@ def _holds(name: str) -> Holds:
 
 
 def _hand_over(
-    targets: Sequence[Fitted], target: registry.Framework, path: str | Path | None, options: WriteOptions, force: bool
+    targets: Sequence[Fitted],
+    target: registry.Framework,
+    path: str | Path | None,
+    options: WriteOptions,
+    force: bool,
+    approve: Callable[[Any], None],
 ) -> Any:
     if path is None:
-        return target.live.build(targets, options)
+        built = target.live.build(targets, options)
+        approve(built)
+        return built
     destination = Path(path)
     with atomic(destination, force=force) as staged:
         target.files.write(targets, staged, options)
+        approve(staged)
     return destination
 
 

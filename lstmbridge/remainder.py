@@ -72,8 +72,10 @@ class Remainder:
         entries = [self.entries[layer.label] for layer in layers] if same_names else by_order
         return tuple(_restored(layer, entry) for layer, entry in zip(layers, entries, strict=True))
 
-    def save(self, path: str | Path) -> None:
-        """Writes it to a ``.safetensors`` file."""
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Writes it to a ``.safetensors`` file. Errors: FileError if that exists and `force` is false."""
+        if Path(path).exists() and not force:
+            raise FileError(f"{path} exists already", "force=True (--force) overwrites it; or choose another name")
         arrays = {
             f"{label}/{name}": xp.host(array)
             for label, each in self.entries.items()

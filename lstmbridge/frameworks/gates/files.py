@@ -67,7 +67,7 @@ def _load_safetensors(path: Path) -> tuple[Arrays, str | None]:
 
 def _load_npz(path: Path) -> tuple[Arrays, str | None]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: _known_dtype(archive[name], name) for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise FileError(f"{path}: not a readable .npz file", f"found: {error}") from error

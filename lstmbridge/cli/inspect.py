@@ -1,0 +1,56 @@
+"""lstmbridge inspect FILE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lstmbridge.cli.common import PATH, as_json, emit, reading, refusing, show_notes, table, waiting
+from lstmbridge.summary import LayerSummary, inspect
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@click.argument("file", type=PATH)
+@reading
+@as_json
+@refusing
+def command(file: str, as_json: bool, layers: tuple[str, ...], nonlinearity: str | None) -> None:
+    """Show what is in FILE: per layer its cell, sizes, directions, bias form, activations, parameters and gates."""
+    with waiting(f"reading {file}"):
+        found = inspect(file, layers=layers, nonlinearity=nonlinearity)
+    if as_json:
+        emit(found.as_json())
+        return
+    show_notes(found.notes)
+    for layer in found.layers:
+        _print(layer)
+    if found.left_alone:
+        click.echo(f"left alone: {len(found.left_alone)} other weights: {', '.join(found.left_alone)}")
+
+
+def _print(layer: LayerSummary) -> None:
+    facts: dict[str, Any] = {
+        "activations": layer.activations,
+        "parameters": layer.formula,
+        "dtype": layer.dtype,
+        "stored as": layer.source,
+        "reads": layer.after,
+    }
+    click.echo(f"{layer.label or 'layer'}: {layer.spec}")
+    for name, value in facts.items():
+        if value:
+            click.echo(f"  {name + ':':13}{value}")
+    if layer.nan or layer.inf:
+        click.echo(f"  {'not finite:':13}{layer.nan} NaN, {layer.inf} infinite")
+    columns = ("weight", "shape", "min", "max", "mean", "std", "NaN", "Inf")
+    table("", columns, [_row(weight) for weight in layer.weights])
+    click.echo()
+
+
+def _row(weight: Any) -> tuple[str, ...]:
+    numbers = (weight.minimum, weight.maximum, weight.mean, weight.deviation)
+    shape = " x ".join(map(str, weight.shape))
+    return (f"  {weight.name}", shape, *(f"{number:.4g}" for number in numbers), str(weight.nan), str(weight.inf))

@@ -1,0 +1,116 @@
+"""check and diff: they agree where they should, and name the odd one out where they should not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers import HIDDEN, layer
+from lstmbridge import Layer, check, diff
+from lstmbridge.check import TOLERANCE, Difference
+from lstmbridge.errors import Disagreement, LayoutError
+from lstmbridge.frameworks.gates import live
+
+
+def exchanged(source: Layer, a: str, b: str) -> Layer:
+    """The layer with two weights exchanged."""
+    return source.replace(weights={**source.weights, a: source[b], b: source[a]})
+
+
+def test_a_layer_agrees_with_itself() -> None:
+    for cell in ("lstm", "gru", "rnn"):
+        found = check(layer(cell), layer(cell))
+        assert found.agrees
+        assert [row.output for row in found.rows] == (["y", "h", "c"] if cell == "lstm" else ["y", "h"])
+
+
+@pytest.mark.parametrize("part", ["kernel", "recurrent_kernel", "bias"])
+def test_two_exchanged_gates_are_noticed_and_said(part: str) -> None:
+    source = layer(path="enc")
+    wrong = exchanged(source, f"forward.{part}.f", f"forward.{part}.g")
+    found = check(source, wrong)
+    assert not found.agrees
+    assert {row.verdict(found.a, found.b) for row in found.rows} == {"gates b is the odd one out"}
+    with pytest.raises(Disagreement, match=r"enc y: \d+ of \d+ numbers differ, the most at \(.*\) by .*allowed 2e-06"):
+        found.demand()
+
+
+def test_states_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A side whose outputs are right and whose c is not must not pass."""
+    honest = live.run
+
+    def forgets_c(obj: Any, layers: Any, *rest: Any) -> Any:
+        out = honest(obj, layers, *rest)
+        out.c[0] = out.h[0]
+        return out
+
+    monkeypatch.setattr(live, "run", forgets_c)
+    found = check(layer(), layer())
+    assert [row.output for row in found.rows if not row.agrees] == ["c"]
+    assert found.rows[2].verdict(found.a, found.b) == "the reference is the odd one out"
+
+
+def test_initial_states_reach_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = live.run
+    monkeypatch.setattr(live, "run", lambda obj, layers, x, h0, c0, lengths: honest(obj, layers, x, None, c0, lengths))
+    assert not check(layer(), layer()).agrees
+    assert check(layer(), layer(), states=False).agrees
+
+
+def test_lengths_reach_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(layer(), layer(), lengths=[17, 5, 1]).agrees
+    honest = live.run
+    monkeypatch.setattr(live, "run", lambda obj, layers, x, h0, c0, lengths: honest(obj, layers, x, h0, c0, None))
+    assert not check(layer(), layer(), lengths=[17, 5, 1]).agrees
+
+
+def test_layers_are_paired_in_order_whatever_their_modules_are() -> None:
+    a = layer(path="x", bias="dual")
+    b = layer(path="x", bias="dual", input_size=HIDDEN, seed=1)
+    stacked = (a.replace(level=0), b.replace(level=1, after="x.l0"))
+    apart = (a.replace(path="first"), b.replace(path="second", after="first"))
+    found = check(stacked, apart)
+    assert found.agrees
+    assert [(row.layer, row.output) for row in found.rows] == [
+        ("x.l1", "y"), ("x.l0", "h"), ("x.l0", "c"), ("x.l1", "h"), ("x.l1", "c"),
+    ]  # fmt: skip
+
+
+def test_layers_that_do_not_pair_up() -> None:
+    with pytest.raises(LayoutError, match="2 layers against 1"):
+        check((layer(path="a"), layer(path="b")), layer())
+    with pytest.raises(LayoutError, match="different kinds"):
+        check(layer(), layer("gru"))
+
+
+def test_the_tolerance_is_of_the_less_precise_side() -> None:
+    assert check(layer(dtype="float64"), layer(dtype="float64")).rows[0].allowed == TOLERANCE["float64"] == 1e-12
+    assert check(layer(dtype="float64"), layer(dtype="float16")).rows[0].allowed == TOLERANCE["float16"]
+
+
+def test_nan_on_one_side_is_a_difference_and_on_both_is_none() -> None:
+    a, b = np.array([1.0, np.nan]), np.array([1.0, 2.0])
+    assert Difference.of(a, b, 1e-6).largest == np.inf
+    assert Difference.of(a, a, 1e-6).largest == 0
+    assert Difference.of(np.array([np.inf]), np.array([np.inf]), 1e-6).largest == 0
+    with pytest.raises(LayoutError, match="expected the same shape"):
+        Difference.of(a, b[:1], 1e-6)
+
+
+def test_diff_names_the_weights_that_differ() -> None:
+    source = layer(bias="dual")
+    wrong = exchanged(source, "forward.bias.i", "forward.recurrent_bias.i")
+    assert all(each.same for each in diff(source, source))
+    found = {each.weight: each for each in diff(source, wrong)}
+    assert [name for name, each in found.items() if not each.same] == ["forward.bias.i", "forward.recurrent_bias.i"]
+    assert found["forward.bias.i"].differing == HIDDEN
+    assert check(source, wrong).agrees, "running cannot see two exchanged biases; only diff can"
+
+
+def test_diff_of_a_bias_that_one_side_has_not() -> None:
+    single = layer()
+    padded = {f"forward.recurrent_bias.{g}": np.zeros(HIDDEN, "float32") for g in "ifgo"}
+    dual = single.replace(spec=single.spec.replace(bias="dual"), weights={**single.weights, **padded})
+    assert all(each.same for each in diff(single, dual))
