@@ -30,7 +30,8 @@ __all__ = [
     "zeros_like",
 ]
 
-_BLOCK = 64  # elements; a tile of a transposing copy that fits the first-level cache
+_LINE = 64  # bytes of a cache line: a tile of a transposing copy is one line wide
+_ROWS = 1024  # and so many rows high; measured by benchmarks/speed.py
 
 
 def kind(array: Array) -> str:
@@ -107,14 +108,15 @@ def _start(index: tuple[int | slice, ...]) -> tuple[int, ...]:
 
 def _copy(target: np.ndarray[Any, Any], source: np.ndarray[Any, Any]) -> None:
     """``target[...] = source``; tile by tile where the two run through memory across each other."""
-    crossed = target.ndim == 2 and min(target.shape) > _BLOCK and source.strides[0] < source.strides[1]
+    width = _LINE // target.itemsize
+    crossed = target.ndim == 2 and min(target.shape) > width and source.strides[0] < source.strides[1]
     if not crossed or target.strides[0] < target.strides[1]:
         target[...] = source
         return
     rows, columns = target.shape
-    for r in range(0, rows, _BLOCK):
-        for c in range(0, columns, _BLOCK * 8):
-            target[r : r + _BLOCK, c : c + _BLOCK * 8] = source[r : r + _BLOCK, c : c + _BLOCK * 8]
+    for r in range(0, rows, _ROWS):
+        for c in range(0, columns, width):
+            target[r : r + _ROWS, c : c + width] = source[r : r + _ROWS, c : c + width]
 
 
 def own(array: Array) -> Array:
@@ -148,7 +150,8 @@ def to_torch(array: Array) -> Any:
         return torch.from_dlpack(array)
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array if array.flags.writeable else np.array(array))
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(native if native.flags.writeable else np.array(native))
 
 
 def cast(array: Array, dtype: str) -> Array:

@@ -22,14 +22,13 @@ __all__ = ["load", "metadata", "save"]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
            "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
-           "BOOL": "bool"}  # fmt: skip
+           "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}  # fmt: skip
 
 
 def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """The arrays of a file, read-only views on its mapped bytes, and its metadata.
 
-    Arrays of a dtype numpy has no name for (float8) are left out of the mapping's reach: asking for them is an error.
-    Errors: FileError for a missing, truncated or foreign file.
+    Errors: FileError for a missing, truncated or foreign file, or a dtype that neither numpy nor ml_dtypes has.
     """
     header = _header(path)
     found = dict(header.pop("__metadata__", {}))
@@ -75,12 +74,12 @@ def _array(path: Path, mapped: mmap.mmap, start: int, name: str, entry: Mapping[
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """numpy's dtype of that name, little-endian; bfloat16 is ml_dtypes'."""
-    if name == "bfloat16":
+    """numpy's dtype of that name, little-endian; bfloat16 and float8 are ml_dtypes'."""
+    if name.startswith(("bfloat", "float8")):
         import ml_dtypes
 
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
+        small: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return small
     return np.dtype(name).newbyteorder("<")
 
 

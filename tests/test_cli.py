@@ -1,0 +1,171 @@
+"""The command: what it prints, its JSON, its exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from helpers import HIDDEN, layer
+from lstmbridge import convert, read
+from lstmbridge.cli import COMMANDS, main
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A file of two layers: a bidirectional LSTM and the GRU that reads it."""
+    first = layer(path="encoder", directions=("forward", "reverse"), bias="dual")
+    second = layer("gru", path="decoder", input_size=2 * HIDDEN, bias="dual", seed=1).replace(after="encoder")
+    return convert((first, second), path=tmp_path / "model.npz")  # type: ignore[no-any-return]
+
+
+def test_help_of_every_command() -> None:
+    assert call("--help").exit_code == 0
+    for name in COMMANDS:
+        found = call(name, "--help")
+        assert found.exit_code == 0
+        assert "Usage:" in found.output
+
+
+def test_a_command_that_is_none() -> None:
+    found = call("convret")
+    assert found.exit_code == 2
+    assert "did you mean 'convert'" in found.output
+
+
+def test_convert_prints_a_line_a_layer(model: Path) -> None:
+    found = call("convert", model, model.with_suffix(".safetensors"), "--check")
+    assert found.exit_code == 0, found.output
+    lines = found.output.splitlines()
+    assert lines[0] == f"encoder: exact: lstm 5 -> {HIDDEN}, bidirectional (concat), dual bias"
+    assert lines[1].startswith("decoder: exact: gru")
+    assert sum(": agrees" in line for line in lines) == 5
+    assert lines[-1].startswith("wrote ")
+
+
+def test_convert_json(model: Path) -> None:
+    found = call("convert", model, model.with_suffix(".safetensors"), "--check", "--json")
+    document = json.loads(found.output)
+    assert [each["verdict"] for each in document["layers"]] == ["exact", "exact"]
+    assert document["check"][0]["agrees"] is True
+
+
+def test_convert_does_not_overwrite(model: Path) -> None:
+    found = call("convert", model, model)
+    assert found.exit_code == 1
+    assert "exists already" in found.output
+
+
+def test_refused_is_exit_code_1_and_nothing_is_written(tmp_path: Path) -> None:
+    source = convert(layer(path="enc", peepholes=True), path=tmp_path / "p.npz")
+    target = tmp_path / "p.safetensors"
+    found = call("convert", source, target)
+    assert found.exit_code == 1
+    assert found.output.startswith("error: torch cannot express peepholes (LSTM 'enc')")
+    assert "drop peepholes" in found.output
+    assert not target.exists()
+    found = call("convert", source, target, "--json")
+    assert json.loads(found.output)["error"] == "Unsupported"
+    found = call("convert", source, target, "--allow", "drop peepholes")
+    assert found.exit_code == 0
+    assert "lossy" in found.output
+
+
+def test_a_disagreement_is_exit_code_1_and_nothing_is_written(tmp_path: Path) -> None:
+    source = convert(layer(peepholes=True), path=tmp_path / "p.npz")
+    target = tmp_path / "p.safetensors"
+    found = call("convert", source, target, "--allow", "drop peepholes", "--check")
+    assert found.exit_code == 1
+    assert "disagree" in found.output
+    assert not target.exists()
+
+
+def test_usage_is_exit_code_2(model: Path, tmp_path: Path) -> None:
+    for words in (
+        ("convert", model, tmp_path / "x.onxx"),
+        ("convert", model, tmp_path / "x.npz", "--layer", "encodr"),
+        ("convert", model, tmp_path / "x.npz", "--rename", "encoder"),
+        ("convert", model, tmp_path / "x.npz", "--allow", "everything"),
+        ("convert", model),
+        ("layouts", "torhc"),
+        ("inspect", model, "--layers"),
+    ):
+        assert call(*words).exit_code == 2, words
+
+
+def test_pick_and_rename(model: Path, tmp_path: Path) -> None:
+    found = call("convert", model, tmp_path / "x.npz", "--layer", "decoder", "--rename", "decoder=head.rnn")
+    assert found.exit_code == 0, found.output
+    assert [each.path for each in read(tmp_path / "x.npz")] == ["head.rnn"]
+
+
+def test_there_and_back_with_the_remainder_is_the_same_file(model: Path, tmp_path: Path) -> None:
+    there, kept, back = tmp_path / "t.npz", tmp_path / "r.safetensors", tmp_path / "b.npz"
+    assert call("convert", model, there, "--dtype", "float16", "--remainder", kept).exit_code == 0
+    assert call("convert", there, back, "--restore", kept).exit_code == 0
+    assert back.read_bytes() == model.read_bytes()
+
+
+def test_inspect(tmp_path: Path) -> None:
+    made = layer(path="enc")
+    made["forward.bias.f"][0] = np.nan
+    made["forward.bias.f"][1] = np.inf
+    file = convert(made, path=tmp_path / "x.npz")
+    found = call("inspect", file)
+    assert found.exit_code == 0, found.output
+    assert f"4 * ((5 + {HIDDEN}) * {HIDDEN} + {HIDDEN}) = 748" in found.output
+    assert "1 NaN, 1 infinite" in found.output
+    [document] = json.loads(call("inspect", file, "--json").output)["layers"]
+    assert (document["nan"], document["inf"], document["parameters"]) == (1, 1, 748)
+    weights = {each["name"]: each for each in document["weights"]}
+    assert weights["forward.kernel.f"]["shape"] == [HIDDEN, 5]
+    assert np.isnan(read(file)[0]["forward.bias.f"][0]), "moved unchanged"
+
+
+def test_check_of_two_files(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.npz"
+    assert call("convert", model, other).exit_code == 0
+    found = call("check", model, other, "--length", "9", "--length", "4", "--time", "9")
+    assert found.exit_code == 0, found.output
+    assert found.output.rstrip().endswith("agree")
+    wrong = convert(tuple(_shifted(each) for each in read(model)), path=tmp_path / "wrong.npz")
+    found = call("check", model, wrong)
+    assert found.exit_code == 1
+    assert "is the odd one out" in found.output
+    assert json.loads(call("check", model, wrong, "--json").output)["agrees"] is False
+
+
+def _shifted(made):  # type: ignore[no-untyped-def]
+    return made.replace(weights={name: array + np.float32(0.01) for name, array in made.weights.items()})
+
+
+def test_diff(model: Path, tmp_path: Path) -> None:
+    assert call("diff", model, model).exit_code == 0
+    wrong = convert(tuple(_shifted(each) for each in read(model)), path=tmp_path / "wrong.npz")
+    found = call("diff", model, wrong)
+    assert found.exit_code == 1
+    assert "forward.recurrent_bias.f" in found.output
+    assert json.loads(call("diff", model, wrong, "--json").output)["same"] is False
+
+
+def test_layouts() -> None:
+    found = call("layouts", "torch.lstm")
+    assert found.exit_code == 0
+    assert "weight_ih_l{l}{d}  kernel : (g h) i" in found.output
+    assert "| i 0:h | f h:2h | g 2h:3h | o 3h:4h |" in found.output
+    everything = json.loads(call("layouts", "--json").output)
+    assert {each["framework"] for each in everything} >= {"keras", "torch", "onnx", "tf1", "gates"}
+
+
+def test_an_error_has_one_clear_line_first(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(b"nothing of the kind")
+    found = call("inspect", tmp_path / "x.npz")
+    assert found.exit_code == 1
+    assert found.output.splitlines()[0] == f"error: {tmp_path / 'x.npz'}: not a readable .npz file"

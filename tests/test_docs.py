@@ -1,0 +1,83 @@
+"""Every code block of the README and the docs runs, and the tables are what the code says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUNNABLE = {"python", "console"}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
+
+
+def matches(expected: str, found: str) -> bool:
+    """Whether `found` is `expected`, in which ... stands for anything and a line of it for any lines."""
+    pattern = re.escape(expected.strip()).replace(r"\.\.\.", ".*")
+    return re.fullmatch(pattern, found.strip(), re.DOTALL) is not None
+
+
+def run_console(block: str, where: Path) -> None:
+    """Runs each command of a console block and compares what it prints."""
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200"}
+    for session in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, expected = session.partition("\n")
+        done = subprocess.run(shlex.split(command), cwd=where, env=env, capture_output=True, text=True, check=False)
+        printed = done.stdout + done.stderr
+        if done.returncode:
+            printed += f"[exit code {done.returncode}]"
+        assert matches(expected, printed), f"$ {command}\n{printed}\n--- expected ---\n{expected}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for model in (ROOT / "examples" / "models").iterdir():
+        shutil.copy(model, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names: dict[str, object] = {"__name__": page.stem}
+    for number, (language, block) in enumerate(blocks(page)):
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(block, f"{page.name}[{number}]", "exec"), names)
+        elif language == "console":
+            run_console(block, tmp_path)
+
+
+def test_no_block_is_of_a_kind_that_would_not_run() -> None:
+    found = {language for page in PAGES for language, _ in blocks(page)}
+    assert found <= RUNNABLE | {"text"}
+    assert all("```text" not in page.read_text() or page.name == "layouts.md" for page in PAGES), "drawings only"
+
+
+def test_the_comparison_can_fail() -> None:
+    assert matches("a\n...\nc", "a\nb\nb\nc")
+    assert not matches("a\n...\nc", "a\nb\nd")
+    with pytest.raises(AssertionError):
+        run_console("$ lstmbridge --version\nnothing of the kind\n", ROOT)
+
+
+def test_the_tables_are_what_the_code_says() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_the_readme_points_to_is_there() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
