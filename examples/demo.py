@@ -132,8 +132,8 @@ def torch_layers(path: Path) -> dict[str, Any]:
     """torch's own LSTMs, filled from the file by its plain `load_state_dict`: nothing of lstmbridge is needed here."""
     nn, load_file = importlib.import_module("torch.nn"), importlib.import_module("safetensors.torch").load_file
     layers = {
-        "lower": nn.LSTM(12, 40, bidirectional=True, batch_first=True),
-        "upper": nn.LSTM(80, 24, bidirectional=True, batch_first=True),
+        "lower": nn.LSTM(12, 32, bidirectional=True, batch_first=True),
+        "upper": nn.LSTM(64, 20, bidirectional=True, batch_first=True),
     }
     nn.ModuleDict(layers).load_state_dict(load_file(path), strict=True)
     return layers

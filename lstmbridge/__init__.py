@@ -10,15 +10,43 @@
 gru 2 -> 3, no bias, reset after
 """
 
-from lstmbridge.check import Agreement, check, diff
-from lstmbridge.errors import BridgeError
-from lstmbridge.layer import Layer
-from lstmbridge.notation import Layout
-from lstmbridge.pipeline import Migration, convert, edit, from_arrays, migrate, read, write
-from lstmbridge.remainder import Remainder
-from lstmbridge.spec import Activation, Spec
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lstmbridge.checking import Agreement, check, diff
+    from lstmbridge.errors import BridgeError
+    from lstmbridge.layer import Layer
+    from lstmbridge.notation import Layout
+    from lstmbridge.pipeline import Migration, convert, edit, from_arrays, migrate, read, write
+    from lstmbridge.remainder import Remainder
+    from lstmbridge.spec import Activation, Spec
+    from lstmbridge.summary import inspect
 
 __version__ = "0.1.0"
+
+#: Where each public name lives; its module is imported when the name is first used.
+_HOMES = {
+    "Activation": "spec",
+    "Agreement": "checking",
+    "BridgeError": "errors",
+    "Layer": "layer",
+    "Layout": "notation",
+    "Migration": "pipeline",
+    "Remainder": "remainder",
+    "Spec": "spec",
+    "check": "checking",
+    "convert": "pipeline",
+    "diff": "checking",
+    "edit": "pipeline",
+    "from_arrays": "pipeline",
+    "inspect": "summary",
+    "migrate": "pipeline",
+    "read": "pipeline",
+    "write": "pipeline",
+}
 
 __all__ = [
     "Activation",
@@ -34,7 +62,18 @@ __all__ = [
     "diff",
     "edit",
     "from_arrays",
+    "inspect",
     "migrate",
     "read",
     "write",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

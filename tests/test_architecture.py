@@ -27,7 +27,7 @@ PICTURE = """
     contract
     registry remainder
     pipeline drawing
-    check summary
+    checking summary
     initializers jobs testing
     cli
 """

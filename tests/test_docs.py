@@ -31,14 +31,14 @@ def matches(expected: str, found: str) -> bool:
 
 
 def run_console(block: str, where: Path) -> None:
-    """Runs each command of a console block and compares what it prints."""
+    """Runs each command of a console block and compares what it prints; an error is what a failing one prints."""
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200"}
     for session in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, _, expected = session.partition("\n")
         done = subprocess.run(shlex.split(command), cwd=where, env=env, capture_output=True, text=True, check=False)
-        printed = done.stdout + done.stderr
+        printed = done.stdout
         if done.returncode:
-            printed += f"[exit code {done.returncode}]"
+            printed += f"{done.stderr}[exit code {done.returncode}]"
         assert matches(expected, printed), f"$ {command}\n{printed}\n--- expected ---\n{expected}"
 
 

@@ -1,11 +1,11 @@
-"""The torch module that runs any Spec: against the equations, against torch's own modules, compiled, exported, trained."""
+"""The torch module that runs any Spec: against the equations and torch's own modules, compiled, exported, trained."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import faithful_cases as cases
@@ -39,6 +39,15 @@ STOCK: list[tuple[str, dict[str, Any], Spec]] = [
     ("RNN", {"bidirectional": True}, spec("rnn", bias="dual", directions=BOTH)),
     ("RNN", {"nonlinearity": "relu"}, spec("rnn", bias="dual", activations=("relu",))),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for one another cost more than these small products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def module_of(layer: Layer, **options: Any) -> Any:
@@ -79,12 +88,12 @@ def worst(specs: Iterable[Spec], tolerance: float, dtype: str = "float64") -> fl
     return found
 
 
-@pytest.mark.parametrize("grid", [cases.forms, cases.activations, cases.features, lambda: cases.combinations(250)])
+@pytest.mark.parametrize("grid", [cases.forms, cases.activations, cases.features, lambda: cases.combinations(80)])
 def test_it_computes_what_the_spec_says(grid: Any) -> None:
     worst(grid(), 1e-12)
 
 
-@pytest.mark.parametrize("grid", [cases.forms, cases.features, lambda: cases.combinations(60, seed=1)])
+@pytest.mark.parametrize("grid", [cases.forms, cases.features, lambda: cases.combinations(30, seed=1)])
 def test_it_does_so_in_float32(grid: Any) -> None:
     worst(grid(), 2e-6, "float32")
 
@@ -214,7 +223,7 @@ def test_gradients_are_those_of_finite_differences(seed: int) -> None:
 
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     flat = (lambda *v: (outputs(*v)[0], *outputs(*v)[1])) if cell == "lstm" else outputs
-    assert torch.autograd.gradcheck(flat, (x, *parameters))
+    assert torch.autograd.gradcheck(flat, (x, *parameters), fast_mode=True)
 
 
 SCRIPTED = [
@@ -259,7 +268,7 @@ def test_it_compiles_inside_another_module() -> None:
     assert torch.equal(torch.jit.script(tagger)(x), tagger(x))
 
 
-@pytest.mark.parametrize("spec", SCRIPTED, ids=str)
+@pytest.mark.parametrize("spec", SCRIPTED[1:4], ids=str)
 def test_it_exports_with_a_free_batch_size(spec: Spec) -> None:
     one = case(spec)
     module = module_of(one.layer, batch_first=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import click
@@ -10,6 +11,8 @@ import click
 from lstmbridge import __version__
 
 __all__ = ["main"]
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or tensorflow prints what no user of this command asked for
 
 COMMANDS = ("convert", "inspect", "check", "diff", "layouts")
 

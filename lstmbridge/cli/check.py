@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from lstmbridge.check import Agreement, check
+from lstmbridge.checking import Agreement, check
 from lstmbridge.cli.common import PATH, as_json, emit, reading, refusing, show_notes, table, waiting
 
 __all__ = ["command"]

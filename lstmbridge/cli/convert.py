@@ -13,7 +13,7 @@ from lstmbridge.fit import DROPS
 from lstmbridge.pipeline import DTYPES, Migration, Progress, migrate
 
 if TYPE_CHECKING:
-    from lstmbridge.check import Agreement
+    from lstmbridge.checking import Agreement
 
 __all__ = ["command"]
 
@@ -87,7 +87,7 @@ def _approval(
     source: str, options: dict[str, Any], progress: Progress, agreements: list[Agreement]
 ) -> Callable[[Any], None]:
     """What looks at the finished file before it takes its place, and keeps the figures."""
-    from lstmbridge.check import check
+    from lstmbridge.checking import check
 
     def approve(written: Any) -> None:
         given = {"layers": options["layers"], "nonlinearity": options["nonlinearity"]}

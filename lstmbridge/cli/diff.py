@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from lstmbridge.check import diff
+from lstmbridge.checking import diff
 from lstmbridge.cli.common import PATH, as_json, emit, reading, refusing, table, waiting
 
 __all__ = ["command"]

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import HIDDEN, layer
 from lstmbridge import Layer, check, diff
-from lstmbridge.check import TOLERANCE, Difference
+from lstmbridge.checking import TOLERANCE, Difference
 from lstmbridge.errors import Disagreement, LayoutError
 from lstmbridge.frameworks.gates import live
 

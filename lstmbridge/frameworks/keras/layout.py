@@ -1,0 +1,200 @@
+"""Keras' weight layout, its activations, and what its layers can hold.
+
+Sources: keras/src/layers/rnn/{lstm,gru,simple_rnn,bidirectional}.py and keras/src/activations (Keras 3.15).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lstmbridge.errors import Unsupported
+from lstmbridge.fit import FEATURES, Holds
+from lstmbridge.notation import Layout
+from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Activation, Spec
+
+__all__ = ["FAITHFUL", "HOLDS", "KERAS3", "LAYOUTS", "Dialect", "activation_config", "activation_of", "dialect"]
+
+# ---- how weights are stored
+
+_LINES = (
+    ("{d}.kernel", "kernel : i (g h)"),
+    ("{d}.recurrent_kernel", "recurrent_kernel : p (g h)"),
+    ("{d}.bias", "bias : (g h)"),
+    ("{d}.bias", "bias | recurrent_bias : k (g h)"),
+)
+_LSTM_LINES = (  # no stock layer has these; our own module does
+    ("{d}.peephole", "peephole[i f o] : (g h)"),
+    ("{d}.projection", "projection : h p"),
+)
+
+#: A cell's variables; ``forward`` and ``reverse`` are the two layers of a Bidirectional.
+LAYOUTS: Mapping[str, Layout] = {
+    "lstm": Layout("i f g o", *_LINES, *_LSTM_LINES, source="keras/src/layers/rnn/lstm.py"),
+    "gru": Layout("z r n", *_LINES, source="keras/src/layers/rnn/gru.py"),
+    "rnn": Layout("n", *_LINES, source="keras/src/layers/rnn/simple_rnn.py"),
+}
+
+# ---- activations
+
+_PLAIN = ("tanh", "sigmoid", "relu", "linear", "softsign", "softplus", "selu", "exponential", "silu")
+
+#: Keras 3's activation functions by name, where the project has the same one.
+FUNCTIONS: Mapping[str, Activation] = {
+    **{name: Activation(name) for name in _PLAIN},
+    "swish": Activation("silu"),
+    "elu": Activation("elu", 1.0),
+    "leaky_relu": Activation("leaky_relu", 0.2),
+    "hard_sigmoid": Activation("hard_sigmoid", 1 / 6, 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a version of Keras means by its configs.
+
+    functions             its activation functions by name
+    reset_after           of a GRU whose config does not say it
+    recurrent_activation  of a cell whose config does not say it; None: it depends
+    """
+
+    functions: Mapping[str, Activation]
+    reset_after: bool
+    recurrent_activation: str | None
+
+
+KERAS3 = Dialect(FUNCTIONS, True, "sigmoid")
+_FUNCTIONS2 = {**FUNCTIONS, "hard_sigmoid": Activation("hard_sigmoid", 0.2, 0.5)}
+
+
+def dialect(version: str | None, where: str = "keras") -> Dialect:
+    """The dialect of a version of Keras; None is Keras 3. Errors: Unsupported for Keras 1 (it has an array a gate)."""
+    match = re.match(r"(\d+)\.(\d+)", version or "3.0")
+    major, minor = (int(n) for n in match.groups()) if match else (3, 0)
+    if major == 1:
+        raise Unsupported(
+            f"{where}: written by Keras {version}", "expected Keras 2 or 3", "load it with Keras 2 and save it again"
+        )
+    if major != 2:
+        return KERAS3
+    old = minor < 3 and "tf" not in str(version)  # 2.3 changed the default from hard_sigmoid to sigmoid
+    return Dialect(_FUNCTIONS2, False, "hard_sigmoid" if old else None)
+
+
+def activation_of(value: Any, known: Dialect, who: str) -> Activation:
+    """The activation that a config says: a function's name, or a layer (LeakyReLU, ELU, ReLU) with its constants.
+
+    Errors: Unsupported, naming it.
+    """
+    if value is None:
+        return Activation("linear")
+    if isinstance(value, str) and value in known.functions:
+        return known.functions[value]
+    name, found = (value, None) if isinstance(value, str) else _of_layer(value, known, who)
+    if found is None:
+        raise Unsupported(
+            f"{who}: the activation {name!r} is not known here", f"known: {', '.join(sorted(known.functions))}"
+        )
+    return found
+
+
+def _of_layer(value: Mapping[str, Any], known: Dialect, who: str) -> tuple[str, Activation | None]:
+    """The name of a layer or function given as an activation, and what it computes, if that is known."""
+    name, config = value.get("class_name"), value.get("config")
+    if name == "Activation" and isinstance(config, Mapping):
+        return "Activation", activation_of(config.get("activation"), known, who)
+    if not isinstance(config, Mapping):
+        return str(config or name), None
+    slope = config.get("negative_slope", config.get("alpha"))
+    if name == "LeakyReLU":
+        return name, Activation("leaky_relu", 0.3 if slope is None else slope)
+    if name == "ELU":
+        return name, Activation("elu", config.get("alpha", 1.0))
+    if name == "ReLU" and config.get("max_value") is None:
+        threshold = config.get("threshold") or 0.0
+        if not slope:
+            return name, Activation("thresholded_relu", threshold) if threshold else Activation("relu")
+        return name, None if threshold else Activation("leaky_relu", slope)
+    return str(config.get("name", name)), None
+
+
+def activation_config(activation: Activation, dtype: Any = "float32") -> str | dict[str, Any] | None:
+    """How a Keras 3 config says it: a function's name, or a layer of that dtype; None if it cannot.
+
+    Constants are compared as float32, since a file that passed through ONNX has 1/6 in float32.
+
+    >>> activation_config(Activation("hard_sigmoid")) is None
+    True
+    >>> activation_config(Activation("hard_sigmoid", 1 / 6))
+    'hard_sigmoid'
+    """
+    alpha = activation.alpha
+    for name, function in FUNCTIONS.items():
+        if function.name == activation.name and _near(function.alpha, alpha) and _near(function.beta, activation.beta):
+            return name
+    if activation.name == "leaky_relu" and alpha is not None and alpha >= 0:
+        return _layer("LeakyReLU", dtype, negative_slope=alpha)
+    if activation.name == "elu":
+        return _layer("ELU", dtype, alpha=alpha)
+    if activation.name == "thresholded_relu" and alpha is not None and alpha > 0:
+        return _layer("ReLU", dtype, max_value=None, negative_slope=0.0, threshold=alpha)
+    return None
+
+
+def _layer(kind: str, dtype: Any, **constants: float | None) -> dict[str, Any]:
+    config = {"name": kind.lower(), "trainable": True, "dtype": dtype, **constants}
+    return {"module": "keras.layers", "class_name": kind, "config": config, "registered_name": None}
+
+
+def _near(a: float | None, b: float | None) -> bool:
+    return a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=2.0**-24))
+
+
+# ---- what a layer can hold
+
+
+def _activations(spec: Spec) -> str | None:
+    """Why the activations of `spec` are not a Keras layer's, or None: an LSTM has one for candidate and output."""
+    for direction in spec.directions:
+        roles = ROLES[spec.cell]
+        for role in roles:
+            activation = spec.activation(role, direction)
+            if activation_config(activation) is None:
+                return f"{role} activation {activation}"
+        candidate, output = spec.activation("candidate", direction), spec.activation(roles[-1], direction)
+        if candidate != output:
+            return f"candidate activation {candidate} beside output activation {output}"
+    return None
+
+
+def _biases(spec: Spec) -> tuple[str, ...]:
+    """A GRU that resets after has both biases, every other layer has one."""
+    return ("dual", "none") if spec.cell == "gru" and spec.reset_after else ("single", "none")
+
+
+_DIRECTIONS = frozenset({("forward",), ("reverse",), ("forward", "reverse")})
+
+HOLDS = Holds(
+    name="keras",
+    bias=dict.fromkeys(CELLS, ("single", "none")),
+    activations=_activations,
+    directions=_DIRECTIONS,
+    merges=frozenset(MERGES),
+    features=frozenset(
+        {"reset after", "reset before", "outputs as processed", "activations that differ by direction"}
+    ),
+    bias_of=_biases,
+)
+
+#: Our own layer, ``lstmbridge.frameworks.keras.faithful.Recurrent``.
+FAITHFUL = Holds(
+    name="keras",
+    bias=dict.fromkeys(CELLS, BIASES),
+    activations=lambda spec: None,
+    directions=_DIRECTIONS,
+    merges=frozenset(MERGES),
+    features=frozenset({*FEATURES, "forget constant"}),
+)

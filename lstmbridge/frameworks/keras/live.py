@@ -1,0 +1,166 @@
+"""Keras objects, on whichever backend Keras runs: read, built, written in place, run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy.typing as npt
+
+from lstmbridge.contract import Outputs, Reading, ReadOptions, States, WriteOptions
+from lstmbridge.errors import FileError, LayoutError, Unsupported, unknown
+from lstmbridge.fit import Fitted, fit
+from lstmbridge.frameworks.keras import files
+from lstmbridge.frameworks.keras.graph import wanted
+from lstmbridge.frameworks.keras.layout import FAITHFUL, HOLDS, KERAS3, dialect
+from lstmbridge.frameworks.keras.model import Unit, container, units
+from lstmbridge.frameworks.keras.nodes import Node, make_layers
+from lstmbridge.frameworks.keras.objects import CELL_CLASSES, Finder, classes, fetcher, fill, node
+from lstmbridge.frameworks.keras.running import run_layer
+from lstmbridge.layer import Layer
+
+__all__ = ["assign", "build", "load", "read", "run"]
+
+
+def read(obj: Any, options: ReadOptions) -> Reading:
+    """The recurrent layers of a Keras layer or model, at any depth, in the order of its layers; a shared one once.
+
+    Weights are views on the parameters with the torch backend, the arrays themselves with jax, on the host with
+    tensorflow. Errors: Unsupported for an object, a recurrent layer, a cell or an activation that is not understood;
+    LayoutError for a layer that is not built, or where there is none.
+    """
+    found = _find(obj)
+    layers: list[Layer] = []
+    notes = list(found.notes)
+    used: set[int] = set()
+    for path, layer in found.layers.items():
+        if not wanted(path, options.only):
+            continue
+        layers += make_layers(
+            node(layer, path), fetcher(layer, path, used),
+            path=path, known=KERAS3, version=keras.__version__, after=found.after.get(path),
+        )  # fmt: skip
+        if getattr(layer, "stateful", False):
+            notes.append(f"{path or layer.name} is stateful: its state of this moment is not taken along")
+    if not layers:
+        raise unknown("layer", options.only[0], found.layers)
+    left = tuple(variable.path for variable in obj.weights if id(variable) not in used)
+    return Reading(tuple(layers), left, tuple(notes))
+
+
+def _find(obj: Any) -> Finder:
+    """The recurrent layers in an object. Errors: as `read` says."""
+    if not isinstance(obj, keras.layers.Layer):
+        raise Unsupported(
+            f"keras: an object of {type(obj).__module__}.{type(obj).__qualname__}", "expected a layer or a model"
+        )
+    found = Finder(obj)
+    if not found.layers:
+        raise LayoutError(
+            f"keras {type(obj).__name__} {obj.name!r}: no recurrent layer in it", f"found: {classes(obj)}"
+        )
+    return found
+
+
+def _at(obj: Any, path: str) -> Any:
+    """The recurrent layer at a path. Errors: UnknownName."""
+    known = _find(obj).layers
+    if path not in known:
+        raise unknown("layer", path, known)
+    return known[path]
+
+
+def assign(obj: Any, layers: Sequence[Layer]) -> None:
+    """Writes the layers' weights into the variables of those of `obj` that have their paths.
+
+    Errors: UnknownName for a path where no recurrent layer is; LayoutError for weights of another shape.
+    """
+    for layer in layers:
+        fill(_at(obj, layer.path), [layer], layer.path)
+
+
+def build(targets: Sequence[Fitted], options: WriteOptions) -> Any:
+    """A new Keras layer or model that holds the targets.
+
+    One layer gives an LSTM, GRU, SimpleRNN, Bidirectional, RNN or our own Recurrent, built, that returns sequences; one
+    that came from Keras has its config. Several give a Sequential of one chain, or a model with an input a chain, each
+    layer under its label. Errors: those of `lstmbridge.frameworks.keras.model.units`.
+    """
+    made = units(targets, options, cells=True)
+    if len(made) > 1:
+        return _model(made)
+    layer = _deserialised(made[0].node)
+    _build(layer, made[0].layers[0].spec.input_size)
+    fill(layer, made[0].layers, "")
+    return layer
+
+
+def _build(layer: Any, features: int) -> None:
+    """Gives a layer its variables; a stateful one only its cells', since its states depend on the batch."""
+    if isinstance(layer, CELL_CLASSES):
+        layer.build((None, features))
+    elif getattr(layer, "stateful", False):
+        sides = [getattr(layer, name) for name in ("forward_layer", "backward_layer") if hasattr(layer, name)]
+        for each in sides or [layer]:
+            each.cell.build((None, features))
+    else:
+        layer.build((None, None, features))
+
+
+def _model(made: Sequence[Unit]) -> Any:
+    model = _deserialised(container(made))
+    known = Finder(model).layers
+    for unit in made:
+        fill(known[unit.label], unit.layers, unit.label)
+    return model
+
+
+def _deserialised(config: Node) -> Any:
+    """The object of a node; importing our own layer registers it."""
+    from lstmbridge.frameworks.keras import faithful
+
+    del faithful
+    return keras.saving.deserialize_keras_object(config)
+
+
+def load(path: Path, options: ReadOptions) -> Any:
+    """The model in a file, not compiled.
+
+    A file of weights alone, or one of Keras 2 (whose configs mean other functions), becomes a new model of its
+    recurrent layers. Errors: FileError with Keras' own words for a file that it does not load.
+    """
+    if path.name.endswith(".weights.h5") or dialect(files.version_of(path)) != KERAS3:
+        return _model(units([_fitted(layer) for layer in files.read(path, options).layers], WriteOptions()))
+    from lstmbridge.frameworks.keras import faithful
+
+    del faithful
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise FileError(f"{path}: Keras {keras.__version__} does not load it", f"found: {reason}") from error
+
+
+def _fitted(layer: Layer) -> Fitted:
+    """A layer for a stock layer if one holds it, else for our own."""
+    try:
+        return fit(layer, HOLDS)
+    except Unsupported:
+        return fit(layer, FAITHFUL, module="faithful")
+
+
+def run(
+    obj: Any,
+    layers: Sequence[Layer],
+    x: npt.NDArray[Any],
+    h0: States,
+    c0: States,
+    lengths: Sequence[int] | None,
+) -> Outputs:
+    """What the Keras layer at the layers' path gives, whatever it returns by itself; a cell is walked by an RNN.
+
+    Errors: UnknownName for a path that is not there; those of `lstmbridge.frameworks.keras.running.run_layer`.
+    """
+    return run_layer(_at(obj, layers[0].path), layers, x, h0, c0, lengths)

@@ -1,0 +1,118 @@
+"""Running one recurrent layer of Keras so that it gives everything: all outputs, and the last states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import layers as kl
+
+from lstmbridge.contract import Outputs, States
+from lstmbridge.errors import Unsupported
+from lstmbridge.frameworks.keras.objects import CELL_CLASSES
+from lstmbridge.layer import Layer
+
+__all__ = ["run_layer"]
+
+Host = npt.NDArray[Any]
+
+
+def run_layer(
+    keras_layer: Any, layers: Sequence[Layer], x: Host, h0: States, c0: States, lengths: Sequence[int] | None
+) -> Outputs:
+    """What a Keras layer gives for x (b, t, i), where `layers` are it, or some consecutive levels of it.
+
+    The layer is as it was afterwards. Errors: Unsupported for float64 with a backend that computes it in float32, and
+    for lengths in stacked cells that go backwards (each level would begin in the padding).
+    """
+    backend = keras.backend.backend()
+    if layers[0].dtype == "float64" and backend != "tensorflow":
+        raise Unsupported(
+            f"keras: the {backend} backend computes float64 layers in float32", "run it with KERAS_BACKEND=tensorflow"
+        )
+    if lengths is not None and len(layers) > 1 and layers[0].spec.processed_order:
+        raise Unsupported(f"keras RNN {layers[0].path!r}: lengths in stacked cells that go backwards", "leave one out")
+    runnable = _runnable(keras_layer, layers)
+    keep = None if lengths is None else np.arange(x.shape[1]) < np.asarray(lengths)[:, None]
+    with _giving_all(runnable):
+        found = runnable(
+            _tensor(x, layers[0]),
+            initial_state=_states(layers, h0, c0, len(x)),
+            mask=None if keep is None else keras.ops.convert_to_tensor(keep),
+        )
+    return _outputs(layers, [_host(each) for each in keras.tree.flatten(found)], keep)
+
+
+def _runnable(layer: Any, layers: Sequence[Layer]) -> Any:
+    """The layer itself; for a cell, or for some of the stacked cells, an RNN of them."""
+    if isinstance(layer, CELL_CLASSES):
+        return kl.RNN(layer, dtype=layer.dtype_policy)
+    stack = layer if isinstance(layer, kl.StackedRNNCells) else getattr(layer, "cell", None)
+    cells = getattr(stack, "cells", None)
+    if cells is None or (stack is not layer and len(cells) == len(layers)):
+        return layer
+    chosen = [cells[each.level or 0] for each in layers]
+    return kl.RNN(chosen, dtype=layer.dtype_policy, go_backwards=layers[0].spec.processed_order)
+
+
+@contextmanager
+def _giving_all(layer: Any) -> Iterator[None]:
+    """While it lasts, the layer gives its whole sequence and its states, remembers none, and masks with zeros."""
+    wish = {"return_sequences": True, "return_state": True, "stateful": False, "zero_output_for_mask": True}
+    inner = [getattr(layer, name) for name in ("forward_layer", "backward_layer") if hasattr(layer, name)]
+    with ExitStack() as undo:
+        for each in (layer, *inner):
+            for name, value in wish.items():
+                if hasattr(each, name):
+                    undo.callback(setattr, each, name, getattr(each, name))
+                    setattr(each, name, value)
+        yield
+
+
+def _tensor(value: Any, layer: Layer) -> Any:
+    """`value` as a tensor of the backend, in the layer's dtype."""
+    return keras.ops.convert_to_tensor(np.asarray(value), dtype=layer.dtype)
+
+
+def _states(layers: Sequence[Layer], h0: States, c0: States, batch: int) -> Any:
+    """The initial states as the layer takes them: flat for one layer, a list a level for several; None for zeros."""
+    if h0 is None and c0 is None:
+        return None
+    nested: list[list[Any]] = []
+    for n, layer in enumerate(layers):
+        spec = layer.spec
+        kinds = [(h0, spec.state_size)] + [(c0, spec.hidden_size)] * (spec.cell == "lstm")
+        nested.append([
+            _tensor(np.zeros((batch, size)) if given is None else given[n][d], layer)
+            for d in range(len(spec.directions))
+            for given, size in kinds
+        ])  # fmt: skip
+    return nested if len(nested) > 1 else nested[0]
+
+
+def _host(tensor: Any) -> Host:
+    """A result on the host; half precision as float32, which numpy computes with."""
+    array = np.asarray(keras.ops.convert_to_numpy(tensor))
+    return array.astype(np.float32) if array.dtype.itemsize == 2 else array
+
+
+def _outputs(layers: Sequence[Layer], found: list[Host], keep: npt.NDArray[np.bool_] | None) -> Outputs:
+    """The results of a layer, which come flat, by what they are; outputs of steps that do not count are zero."""
+    last = layers[-1].spec
+    apart = last.bidirectional and last.merge == "none"
+    y = np.concatenate(found[:2], axis=-1) if apart else np.array(found[0])
+    rest = iter(found[2 if apart else 1 :])
+    h: list[Host] = []
+    c: list[Host | None] = []
+    for layer in layers:
+        lstm = layer.spec.cell == "lstm"
+        states = [[next(rest) for _ in range(1 + lstm)] for _ in layer.spec.directions]
+        h.append(np.stack([state[0] for state in states]))
+        c.append(np.stack([state[1] for state in states]) if lstm else None)
+    if keep is not None:
+        y[~(keep[:, ::-1] if last.processed_order else keep)] = 0
+    return Outputs(y, h, c)
