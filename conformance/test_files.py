@@ -1,7 +1,7 @@
 """Every ordered pair of file formats, without a framework in between: read, written, run by the target's own framework.
 
-Each file is run by the framework it belongs to and compared with the source and the equations; and the way back, with the
-remainder, gives the source's weights bit for bit.
+Each file is run by the framework it belongs to and compared with the source and the equations; and the way back, with
+the remainder, gives the source's weights bit for bit.
 """
 
 from __future__ import annotations

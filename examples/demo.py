@@ -118,7 +118,7 @@ def in_torch(modules: Mapping[str, Any], x: Floats) -> Results:
     """What torch modules give, one after another."""
     torch = sys.modules["torch"]
     results: Results = {}
-    sequences = torch.from_numpy(x)
+    sequences = torch.tensor(x)
     with torch.no_grad():
         for name, module in modules.items():
             sequences, state = module(sequences)

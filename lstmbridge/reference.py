@@ -144,12 +144,14 @@ def run(
     c0: npt.ArrayLike | None = None,
     lengths: Sequence[int] | None = None,
     mask: npt.ArrayLike | None = None,
+    dtype: npt.DTypeLike = np.float64,
 ) -> Outcome:
     """What the equations give for sequences x (b, t, i), in float64.
 
     h0 (d, b, p) and c0 (d, b, h) are the initial states, zero if left out. `lengths` (b,) gives how many steps of each
     sequence count; `mask` (b, t) says it step by step. A step that does not count leaves the state as it is and gives
-    zero; so a reverse layer begins at the last step that counts. Errors: LayoutError for a wrong shape.
+    zero; so a reverse layer begins at the last step that counts. Another `dtype` shows what these equations lose when
+    they are computed in it. Errors: LayoutError for a wrong shape.
 
     >>> one = {"n": np.array([[1.0]])}
     >>> layer = Layer.from_gates(kernel=one, recurrent_kernel=one, activations=["linear"])
@@ -157,11 +159,11 @@ def run(
     [1.0, 2.0, 3.0]
     """
     spec = layer.spec
-    x = np.asarray(x, np.float64)
+    x = np.asarray(x, dtype)
     _expect("x", x.shape, (*x.shape[:2], spec.input_size))
     keep = _mask(x.shape[0], x.shape[1], lengths, mask)
-    first_h = _state("h0", h0, (len(spec.directions), len(x), spec.state_size))
-    first_c = _state("c0", c0, (len(spec.directions), len(x), spec.hidden_size))
+    first_h = _state("h0", h0, (len(spec.directions), len(x), spec.state_size), x)
+    first_c = _state("c0", c0, (len(spec.directions), len(x), spec.hidden_size), x)
     outcomes = [
         _direction(layer, direction, x, first_h[d], first_c[d], keep) for d, direction in enumerate(spec.directions)
     ]
@@ -176,9 +178,9 @@ def _direction(
     """One direction over all steps: outputs (b, t, p) in forward time, last h, last c."""
     prefix = f"{direction}."
     mine = {name.removeprefix(prefix): array for name, array in layer.weights.items() if name.startswith(prefix)}
-    w = {name: np.asarray(host(array), np.float64) for name, array in mine.items()}
+    w = {name: np.asarray(host(array), x.dtype) for name, array in mine.items()}
     step = STEPS[layer.spec.cell]
-    y = np.zeros((*x.shape[:2], layer.spec.state_size))
+    y = np.zeros((*x.shape[:2], layer.spec.state_size), x.dtype)
     times = range(x.shape[1]) if direction == "forward" else reversed(range(x.shape[1]))
     for t in times:
         valid = keep[:, t, None]
@@ -207,13 +209,14 @@ def run_stack(
     h0: Sequence[npt.ArrayLike] | None = None,
     c0: Sequence[npt.ArrayLike] | None = None,
     lengths: Sequence[int] | None = None,
+    dtype: npt.DTypeLike = np.float64,
 ) -> list[Outcome]:
     """The layers one after another, each reading the outputs of the one before: an Outcome a layer."""
     outcomes: list[Outcome] = []
     for n, layer in enumerate(layers):
         inputs = outcomes[-1].y if outcomes else x
         states = {"h0": h0[n] if h0 is not None else None, "c0": c0[n] if c0 is not None else None}
-        outcomes.append(run(layer, inputs, lengths=lengths, **states))
+        outcomes.append(run(layer, inputs, lengths=lengths, dtype=dtype, **states))
     return outcomes
 
 
@@ -228,10 +231,10 @@ def _mask(
     return keep & (np.arange(time) < np.asarray(lengths)[:, None])
 
 
-def _state(name: str, value: npt.ArrayLike | None, shape: tuple[int, ...]) -> Float:
+def _state(name: str, value: npt.ArrayLike | None, shape: tuple[int, ...], like: Float) -> Float:
     if value is None:
-        return np.zeros(shape)
-    state = np.asarray(value, np.float64)
+        return np.zeros(shape, like.dtype)
+    state = np.asarray(value, like.dtype)
     _expect(name, state.shape, shape)
     return state
 

@@ -90,6 +90,16 @@ def test_the_tolerance_is_of_the_less_precise_side() -> None:
     assert check(layer(dtype="float64"), layer(dtype="float16")).rows[0].allowed == TOLERANCE["float16"]
 
 
+def test_large_weights_are_allowed_what_the_equations_lose_to_rounding() -> None:
+    tame = layer("rnn", activations=["linear"])
+    wild = tame.replace(weights={name: array * np.float32(9) for name, array in tame.weights.items()})
+    assert {row.allowed for row in check(tame, tame, time=7).rows} == {TOLERANCE["float32"]}
+    found = check(wild, wild, time=7)
+    assert found.rows[0].allowed > 1e-3
+    wrong = wild.replace(weights={**wild.weights, "forward.kernel.n": wild["forward.kernel.n"] * np.float32(1.01)})
+    assert not check(wild, wrong, time=7).agrees, "a real difference is still far beyond rounding"
+
+
 def test_nan_on_one_side_is_a_difference_and_on_both_is_none() -> None:
     a, b = np.array([1.0, np.nan]), np.array([1.0, 2.0])
     assert Difference.of(a, b, 1e-6).largest == np.inf

@@ -10,9 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lstmbridge import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
@@ -40,6 +43,17 @@ def run_console(block: str, where: Path) -> None:
         if done.returncode:
             printed += f"{done.stderr}[exit code {done.returncode}]"
         assert matches(expected, printed), f"$ {command}\n{printed}\n--- expected ---\n{expected}"
+
+
+@pytest.fixture(autouse=True)
+def entry_points() -> Iterator[None]:
+    """Entry points are looked up anew: the docs install one."""
+    caches = (registry._third_parties, registry.framework)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1324,7 +1324,7 @@ def test_two_layers_that_read_the_same_one() -> None:
 
 
 def test_a_machine_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lstmbridge.check import check
+    from lstmbridge.checking import check
 
     model = made(layer(bias="dual"))
     layers = live.read(model, ReadOptions()).layers

@@ -47,7 +47,7 @@ def _print(found: Agreement) -> None:
             row.layer or "layer",
             row.output,
             *(f"{each.largest:.2e}" for each in (row.a_b, row.a_reference, row.b_reference)),
-            f"{row.allowed:g}",
+            f"{row.allowed:.3g}",
             row.verdict(found.a, found.b),
         )
         for row in found.rows

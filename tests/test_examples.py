@@ -1,0 +1,90 @@
+"""The models of examples/, and the demo that `make demo` runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from lstmbridge import read
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+MODELS = {
+    "tagger.keras": ["lstm bidirectional", "lstm bidirectional"],
+    "gru_forecast.keras": ["gru", "rnn"],
+    "legacy_gates.keras": ["lstm", "gru"],
+    "speller.safetensors": ["lstm bidirectional", "lstm bidirectional"],
+    "speller.pt": ["lstm bidirectional", "lstm bidirectional"],
+    "speller.onnx": ["lstm bidirectional", "lstm bidirectional"],
+}
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The demo as a module whose root is a copy of its own."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    found = importlib.util.spec_from_file_location("demo", tmp_path / "examples" / "demo.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    return module
+
+
+def test_the_models_are_small_and_told_of() -> None:
+    files = {path.name: path.stat().st_size for path in (EXAMPLES / "models").iterdir()}
+    assert set(files) == set(MODELS)
+    assert max(files.values()) < 500_000
+    assert sum(files.values()) < 1_500_000
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"[a-z_]+\.(?:keras|onnx|pt|safetensors)\b", text)) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_models_hold_trained_layers(name: str) -> None:
+    layers = read(EXAMPLES / "models" / name)
+    assert [layer.spec.cell + " bidirectional" * layer.spec.bidirectional for layer in layers] == MODELS[name]
+    biases = [np.asarray(layer[each]) for layer in layers for each in layer if ".bias." in each]
+    assert all(len(np.unique(bias)) == bias.size for bias in biases)
+
+
+def test_the_speller_is_the_same_in_its_three_files() -> None:
+    torch_files = [read(EXAMPLES / "models" / f"speller.{suffix}") for suffix in ("safetensors", "pt", "onnx")]
+    for first, *others in zip(*torch_files, strict=True):
+        for other in others:
+            assert all(np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_the_demo_agrees(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    program = [sys.executable, str(tmp_path / "examples" / "demo.py")]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().splitlines()[-1].startswith("== everything agrees")
+    assert "cannot express gate activation hard_sigmoid" in done.stdout
+
+
+def test_the_demo_would_not_agree(demo: ModuleType) -> None:
+    x = np.linspace(0, 1, 6).reshape(1, 2, 3)
+    original = {("lower", "y"): x, ("lower", "h"): x}
+    assert demo.table("", original, {"torch": dict(original)}) == 0
+    assert demo.table("", original, {"torch": {**original, ("lower", "h"): x + 2e-6}}) > demo.ALLOWED
+
+
+def test_a_wrong_number_makes_the_demo_fail(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"agrees": (1e-7, True), "is off": (2e-6, True), "is another": (0.0, False), "is neither": (float("nan"), True)}
+    monkeypatch.setattr(demo, "quietly", lambda name: None)
+    monkeypatch.setattr(demo, "legacy", lambda keras: found["agrees"])
+    codes = {}
+    for name, outcome in found.items():
+        monkeypatch.setattr(demo, "there_and_back", lambda keras, outcome=outcome: outcome)
+        codes[name] = demo.main()
+    assert codes == {"agrees": 0, "is off": 1, "is another": 1, "is neither": 1}
