@@ -41,6 +41,10 @@ check: $(VENV)/.test ## ruff, mypy --strict, and who imports whom
 conformance: $(VENV)/.test ## cells x features x framework pairs x dtypes, the long grids too
 	@echo "==> conformance: the whole grid, $(WORKERS) at a time"
 	@$(PYTEST) -n $(WORKERS) conformance
+	@for backend in torch jax; do \
+	  echo "==> conformance: Keras on $$backend"; \
+	  KERAS_BACKEND=$$backend $(PYTEST) -n $(WORKERS) conformance/test_pairs.py -k keras || exit 1; \
+	done
 
 bench: $(VENV)/.test ## speed and memory; writes the tables of the docs
 	@echo "==> benchmarks"

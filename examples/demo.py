@@ -77,7 +77,7 @@ def table(title: str, original: Results, others: Mapping[str, Results]) -> float
         gaps = [float(np.abs(found.astype(np.float64) - results[layer, output]).max()) for results in others.values()]
         shape = " x ".join(map(str, found.shape))
         drawn.add_row(layer, output, shape, *(f"{'[red]' * (gap > ALLOWED)}{gap:.1e}" for gap in gaps))
-        largest = max(largest, *gaps)
+        largest = float(np.max([largest, *gaps]))  # not max(), which loses a NaN
     console.print(drawn)
     return largest
 
@@ -256,7 +256,7 @@ def main() -> int:
     keras, _ = quietly("keras"), quietly("torch")
     largest, same = there_and_back(keras)
     faithful, refused = legacy(keras)
-    worst = max(largest, faithful)
+    worst = float(np.max([largest, faithful]))
     agrees = worst <= ALLOWED and same and refused
     heading(
         f"{'everything agrees' if agrees else 'NOT everything agrees'}: the largest difference from the originals is "

@@ -1,8 +1,8 @@
 """Trains the models of examples/models anew: small, but trained on a real task until they do it.
 
-    python examples/train_models.py [NAME ...]      (all of them: about three minutes on two cores)
+    python examples/train_models.py [NAME ...]      (all of them: five minutes on two cores)
 
-The text comes with Python itself (the language reference of `pydoc`, the sources of the standard library), the series
+The text comes with Python itself (its language reference, and docstrings and sources of its library), the series
 is computed here, and seeds are fixed: nothing is downloaded. Another Python, Keras or PyTorch gives other numbers, and
 models that are as good. What each model is and how well it does: examples/README.md.
 """

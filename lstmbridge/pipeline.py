@@ -106,8 +106,9 @@ def read_all(source: Source, **options: Any) -> Reading:
     """Like `read`, with what was left alone and the notes."""
     chosen = _options(ReadOptions, options)
     if isinstance(source, str | os.PathLike):
-        return _read_file(Path(source), chosen)
-    return registry.of_object(source).live.read(source, chosen)
+        return _some(_read_file(Path(source), chosen), str(source), FileError, chosen)
+    reading = registry.of_object(source).live.read(source, chosen)
+    return _some(reading, f"this {type(source).__name__}", LayoutError, chosen)
 
 
 def from_arrays(
@@ -266,6 +267,14 @@ def _read_file(path: Path, options: ReadOptions) -> Reading:
     if path.stat().st_size == 0:
         raise FileError(f"{path} is empty", f"expected a {framework.name} file")
     return framework.files.read(path, options)
+
+
+def _some(reading: Reading, who: str, kind: type[BridgeError], options: ReadOptions) -> Reading:
+    """The reading. Errors: `kind` if there is no recurrent layer in it and none was asked for by path."""
+    if reading.layers or options.only:
+        return reading
+    others = ", ".join(reading.left_alone[:5]) + (" ..." if len(reading.left_alone) > 5 else "")
+    raise kind(f"{who}: no recurrent layer", f"found: {others or 'nothing'}", "expected an LSTM, GRU or RNN")
 
 
 def _target(to: str | None, path: str | Path | None) -> registry.Framework:

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from keras import layers as kl
 
 from helpers import BATCH, INPUT, PROJECTION, TIME, layer_of, same_weights, sequences
@@ -20,6 +21,7 @@ from helpers import spec as spec_of
 from lstmbridge import Layer, Spec, reference
 from lstmbridge.arrays import host
 from lstmbridge.contract import ReadOptions, WriteOptions
+from lstmbridge.errors import Unsupported
 from lstmbridge.fit import Fitted, fit, refusals
 from lstmbridge.frameworks.keras import files, live
 from lstmbridge.frameworks.keras.layout import FAITHFUL, FUNCTIONS, HOLDS
@@ -91,7 +93,7 @@ def agreement(obj: Any, layers: Sequence[Layer], dtype: str = "float32") -> floa
     c0 = [0.5 * rng.normal(size=(len(e.spec.directions), BATCH, e.spec.hidden_size)).astype(dtype) for e in layers]
     backwards = len(layers) > 1 and layers[0].spec.processed_order
     worst = 0.0
-    for states, lengths in (((None, None), None), ((h0, c0), [4, TIME]), ((h0, c0), [1, 0])):
+    for states, lengths in (((None, None), None), ((h0, c0), [4, TIME]), ((None, None), [1, 0])):
         lengths = None if backwards else lengths
         found = live.run(obj, layers, x, *states, lengths)
         outcomes = reference.run_stack(layers, x, h0=states[0], c0=states[1], lengths=lengths)
@@ -180,7 +182,16 @@ def grid(step: int = 1) -> dict[str, float]:
     worst = {str(spec): round_trip(layer_for(spec, seed=n)) for n, spec in enumerate(specs)}
     for n, (obj, labels) in enumerate(models()):
         worst[f"model {n}: {type(obj).__name__}"] = of_model(obj, labels)
+    if keras.backend.backend() != "tensorflow":
+        refused_in_float64()
     return worst
+
+
+def refused_in_float64() -> None:
+    """The other backends compute float64 layers in float32, and say so."""
+    layer = layer_of(spec("lstm"), dtype="float64")
+    with pytest.raises(Unsupported, match="KERAS_BACKEND=tensorflow"):
+        live.run(live.build([fitted(layer)], WRITE), [layer], sequences(layer.spec), None, None, None)
 
 
 def of_file(path: Path) -> float:

@@ -295,3 +295,48 @@ def test_write_is_the_other_half_of_read(tmp_path: Path) -> None:
     source = layer_of(labelled(spec()).spec)
     same_weights(read(write([source], path=tmp_path / "x.npz"))[0], source)
     same_weights(write(source, to="gates")[0], source)
+
+
+# ---- what is not there
+
+
+def test_a_file_without_a_recurrent_layer(tmp_path: Path) -> None:
+    from lstmbridge import tensorfile
+
+    tensorfile.save({"dense.weight": np.ones((3, 2), "float32")}, tmp_path / "x.safetensors")
+    with pytest.raises(FileError, match=r"no recurrent layer\n.*dense\.weight"):
+        read(tmp_path / "x.safetensors")
+
+
+MISSING = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "keras", "tensorflow", "onnxruntime"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
+sys.meta_path.insert(0, Absent())
+import numpy as np
+import lstmbridge
+gates = {g: np.ones((3, 2)) for g in "ifgo"}
+layer = lstmbridge.Layer.from_gates(kernel=gates, recurrent_kernel={g: np.ones((3, 3)) for g in "ifgo"})
+for framework in ("torch", "keras"):
+    try:
+        lstmbridge.convert(layer, to=framework)
+    except ImportError as error:
+        print(error)
+lstmbridge.convert(layer, path=sys.argv[1])
+found = lstmbridge.check(layer, sys.argv[1])
+print(found.agrees, found.notes)
+"""
+
+
+def test_a_framework_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-c", MISSING, str(tmp_path / "x.safetensors")]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "torch needs the package 'torch', which is not installed\n  pip install 'lstmbridge[torch]'" in printed
+    assert "pip install 'lstmbridge[keras]'" in printed
+    assert "True" in printed
+    assert "was run by the reference: torch needs" in printed

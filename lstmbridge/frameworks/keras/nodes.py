@@ -276,13 +276,14 @@ def _input_size(arrays: Mapping[str, Array], level: Level, who: str) -> int:
 
 def plain(config: Any) -> Any:
     """A config as JSON has it, without the ids by which Keras tells shared objects (they differ each time)."""
-    return _without_ids(json.loads(json.dumps(config, default=str)))
+    return _without("shared_object_id", json.loads(json.dumps(config, default=str)))
 
 
-def _without_ids(value: Any) -> Any:
+def _without(name: str, value: Any) -> Any:
+    """A copy of a nest of dicts and lists in which no dict has the key `name`."""
     if isinstance(value, dict):
-        return {key: _without_ids(each) for key, each in value.items() if key != "shared_object_id"}
-    return [_without_ids(each) for each in value] if isinstance(value, list) else value
+        return {key: _without(name, each) for key, each in value.items() if key != name}
+    return [_without(name, each) for each in value] if isinstance(value, list) else value
 
 
 # ---- from layers to a node
@@ -332,7 +333,7 @@ def _from_source(layers: Sequence[Layer], own: Mapping[str, Any], cell: bool) ->
     kind = str(own.get("class", "")).rpartition(".")[2]
     if not own.get("config") or _is_keras2(own) or kind == "Recurrent" or (kind in CELLS and not cell):
         return None
-    node = _node(kind, copy.deepcopy(own["config"]))
+    node = _node(kind, _without("build_config", own["config"]))  # a batch size may be in it
     found = levels(node, "keras")
     if len(found) != len(layers) or any(_shape(a) != _shape_of(b.spec) for a, b in zip(found, layers, strict=True)):
         return None

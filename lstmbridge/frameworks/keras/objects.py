@@ -200,7 +200,7 @@ def _slots(keras_layer: Any, layers: Sequence[Layer], path: str) -> Iterator[tup
     """Each layer with the variables it stands in, by the names of `LAYOUTS`."""
     found = levels(node(keras_layer, path), who(keras_layer, path))
     for layer in layers:
-        level = found[layer.level or 0]
+        level = found[layer.level or 0] if len(found) > 1 else found[0]
         if level.spec is not None:
             own = variables(keras_layer, None, path)
             yield layer, {key: own[key.replace(".", "_")] for key in LAYOUTS[level.spec.cell].keys(level.spec)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -48,9 +49,11 @@ def run_layer(
 
 
 def _runnable(layer: Any, layers: Sequence[Layer]) -> Any:
-    """The layer itself; for a cell, or for some of the stacked cells, an RNN of them."""
+    """The layer itself; for a cell, or for some of the stacked cells, an RNN of them; of a stateful layer a copy."""
     if isinstance(layer, CELL_CLASSES):
         return kl.RNN(layer, dtype=layer.dtype_policy)
+    if getattr(layer, "stateful", False):
+        return _stateless(layer, layers[0].spec.input_size)
     stack = layer if isinstance(layer, kl.StackedRNNCells) else getattr(layer, "cell", None)
     cells = getattr(stack, "cells", None)
     if cells is None or (stack is not layer and len(cells) == len(layers)):
@@ -59,10 +62,22 @@ def _runnable(layer: Any, layers: Sequence[Layer]) -> Any:
     return kl.RNN(chosen, dtype=layer.dtype_policy, go_backwards=layers[0].spec.processed_order)
 
 
+def _stateless(layer: Any, features: int) -> Any:
+    """A copy of a stateful layer that is not: those can mask and return their state, and take any batch."""
+    node = {"module": "keras.layers", "class_name": type(layer).__name__, "registered_name": None}
+    text = json.dumps({**node, "config": layer.get_config()}).replace('"stateful": true', '"stateful": false')
+    copy = keras.saving.deserialize_keras_object(json.loads(text))
+    copy.build((None, None, features))
+    own = [variable for variable in layer.weights if variable.name != "rnn_state"]
+    for variable, source in zip(copy.weights, own, strict=True):
+        variable.assign(source)
+    return copy
+
+
 @contextmanager
 def _giving_all(layer: Any) -> Iterator[None]:
-    """While it lasts, the layer gives its whole sequence and its states, remembers none, and masks with zeros."""
-    wish = {"return_sequences": True, "return_state": True, "stateful": False, "zero_output_for_mask": True}
+    """While it lasts, the layer gives its whole sequence and its states, and masks with zeros."""
+    wish = {"return_sequences": True, "return_state": True, "zero_output_for_mask": True}
     inner = [getattr(layer, name) for name in ("forward_layer", "backward_layer") if hasattr(layer, name)]
     with ExitStack() as undo:
         for each in (layer, *inner):
