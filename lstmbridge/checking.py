@@ -43,10 +43,11 @@ class Difference:
     where: tuple[int, ...] = ()
     differing: int = 0
     size: int = 0
+    compared: int = 0
 
     @classmethod
     def of(cls, a: Float, b: Float, allowed: float) -> Difference:
-        """The difference of two arrays of one shape. NaN on one side only counts as infinite."""
+        """The difference of two arrays of one shape. NaN on one side only is infinite; on both, nothing is compared."""
         if a.shape != b.shape:
             raise LayoutError(f"outputs of shapes {a.shape} and {b.shape}", "expected the same shape")
         with np.errstate(invalid="ignore"):  # inf - inf is settled in the next line
@@ -55,7 +56,8 @@ class Difference:
         if gap.size == 0:
             return cls(0.0)
         at = np.unravel_index(int(np.argmax(gap)), gap.shape)
-        return cls(float(gap[at]), tuple(int(n) for n in at), int((gap > allowed).sum()), gap.size)
+        compared = gap.size - int((np.isnan(a) & np.isnan(b)).sum())
+        return cls(float(gap[at]), tuple(int(n) for n in at), int((gap > allowed).sum()), gap.size, compared)
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,16 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Whether all three pairs are within what is allowed."""
-        return max(self.a_b.largest, self.a_reference.largest, self.b_reference.largest) <= self.allowed
+        """Whether all three pairs are within what is allowed, and there is something to compare."""
+        pairs = (self.a_b, self.a_reference, self.b_reference)
+        return all(pair.compared > 0 and pair.largest <= self.allowed for pair in pairs)
 
     def verdict(self, a: str, b: str) -> str:
         """In words: agrees, or which of the three is the odd one out."""
         if self.agrees:
             return "agrees"
+        if self.a_b.compared == 0:
+            return "nothing to compare: all is NaN"
         close = {
             b: self.a_reference.largest <= self.allowed,
             a: self.b_reference.largest <= self.allowed,
@@ -193,6 +198,7 @@ def check(
     True
     """
     left, right = _Side.of(a, options, layers), _Side.of(b, options, ())
+    right.layers = _in_order(right.layers, left.layers)
     _pairable(left.layers, right.layers)
     rng = np.random.default_rng(seed)
     rows: list[Row] = []
@@ -324,6 +330,14 @@ def _compare(
             yield row(layer.label, "c", a.c[n], b.c[n], truth.c[n], rounded.c[n])
 
 
+def _in_order(layers: Sequence[Layer], of: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers in the order of others with the same labels (a Keras graph orders its own); else as they are."""
+    order = {layer.label: n for n, layer in enumerate(of)}
+    if sorted(order) != sorted(layer.label for layer in layers):
+        return tuple(layers)
+    return tuple(sorted(layers, key=lambda layer: order[layer.label]))
+
+
 def _pairable(a: Sequence[Layer], b: Sequence[Layer]) -> None:
     if len(a) != len(b):
         raise LayoutError(
@@ -365,6 +379,7 @@ def diff(a: Any, b: Any, *, layers: Sequence[str] = (), **options: Any) -> tuple
     Errors: LayoutError if the layers do not pair up.
     """
     left, right = (select(read_all(each, **options).layers, who) for each, who in ((a, layers), (b, ())))
+    right = _in_order(right, left)
     _pairable(left, right)
     found = []
     for x, y in zip(left, right, strict=True):

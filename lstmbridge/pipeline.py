@@ -6,7 +6,9 @@ layer, and the remainder that leads back bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import os
 import shutil
 import tempfile
@@ -15,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lstmbridge import arrays as xp
 from lstmbridge import registry
@@ -169,6 +173,7 @@ def migrate(
     path: str | Path | None = None,
     *,
     remainder: Remainder | None = None,
+    remainder_path: str | Path | None = None,
     allow: Collection[str] = (),
     faithful: bool = False,
     layers: Collection[str] = (),
@@ -184,6 +189,7 @@ def migrate(
     to         the target framework; with `path` it may be left out if the suffix says it
     path       the file to write; without it an object is built
     remainder  of the conversion that `source` came from: the source of that time is given back, bit for bit
+    remainder_path  write this conversion's remainder there; it and the target are both written, or neither
     allow      what may be given up by name, changing outputs (`lstmbridge.fit.DROPS`)
     faithful   where the target's stock layer cannot hold a layer, use the project's own module that runs it
     layers     paths of the layers to take (all of them if empty); a path stands for all below it
@@ -212,11 +218,17 @@ def migrate(
     step("fitting", 1, 3)
     targets = [_cast(each, dtype) for each in _fit_all(chosen, target, allow, faithful)]
     step("writing", 2, 3)
-    result = _hand_over(targets, target, path, _options(WriteOptions, writing_options), force, approve or _silent)
+    kept = Remainder.of(sources, targets)
+    _check_apart(source, path, remainder_path)
+    aside = contextlib.nullcontext() if remainder_path is None else atomic(Path(remainder_path), force=force)
+    with aside as staged:
+        if staged is not None:
+            kept.save(staged)
+        result = _hand_over(targets, target, path, _options(WriteOptions, writing_options), force, approve or _silent)
     return Migration(
         result,
         tuple(_report(before, after) for before, after in zip(sources, targets, strict=True)),
-        Remainder.of(sources, targets),
+        kept,
         reading.left_alone,
         reading.notes,
         tuple(targets),
@@ -266,7 +278,12 @@ def _read_file(path: Path, options: ReadOptions) -> Reading:
     framework = registry.of_file(path)
     if path.stat().st_size == 0:
         raise FileError(f"{path} is empty", f"expected a {framework.name} file")
-    return framework.files.read(path, options)
+    try:
+        return framework.files.read(path, options)
+    except BridgeError as error:
+        if path.name in str(error):
+            raise
+        raise type(error)(f"{path.name}: {error.headline}", *error.details) from error
 
 
 def _some(reading: Reading, who: str, kind: type[BridgeError], options: ReadOptions) -> Reading:
@@ -432,6 +449,13 @@ def _hand_over(
     return destination
 
 
+def _check_apart(source: Source, path: str | Path | None, remainder_path: str | Path | None) -> None:
+    """Errors: FileError if the remainder would take the place of the source or the target."""
+    others = [each for each in (source, path) if isinstance(each, str | os.PathLike)]
+    if remainder_path is not None and any(Path(each).resolve() == Path(remainder_path).resolve() for each in others):
+        raise FileError(f"{remainder_path} is the source or the target", "give the remainder a file of its own")
+
+
 @contextmanager
 def atomic(destination: Path, *, force: bool = False) -> Iterator[Path]:
     """A path to write to; what is there when the block ends takes its place at `destination`, all of it or nothing.
@@ -439,8 +463,7 @@ def atomic(destination: Path, *, force: bool = False) -> Iterator[Path]:
     Files that begin with the same name (external data) move along, before the main file. Errors: FileError if the
     destination exists and `force` is false, or cannot be written.
     """
-    if destination.exists() and not force:
-        raise FileError(f"{destination} exists already", "force=True (--force) overwrites it; or choose another name")
+    _check_free(destination, force)
     if not destination.parent.is_dir():
         raise FileError(f"{destination.parent}: no such directory", "make it first")
     try:
@@ -449,7 +472,11 @@ def atomic(destination: Path, *, force: bool = False) -> Iterator[Path]:
         raise FileError(f"{destination} cannot be written", f"found: {error.strerror or error}") from error
     try:
         yield staging / destination.name
-        for file in sorted(staging.iterdir(), key=lambda each: each.name == destination.name):
+        files = sorted(staging.iterdir(), key=lambda each: each.name == destination.name)
+        for file in files:
+            _check_free(destination.parent / file.name, force)
+        for file in files:
+            file.chmod(0o666 & ~_umask())
             os.replace(file, destination.parent / file.name)
     except BridgeError:
         raise
@@ -460,10 +487,32 @@ def atomic(destination: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _check_free(path: Path, force: bool) -> None:
+    if path.is_dir():
+        raise FileError(f"{path} is a directory", "expected the name of a file")
+    if path.exists() and not force:
+        raise FileError(f"{path} exists already", "force=True (--force) overwrites it; or choose another name")
+
+
+def _umask() -> int:
+    """The mode bits that new files are made without; the system tells them only in exchange for others."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def _report(before: Layer, after: Fitted) -> Report:
-    return Report(
-        before.label, after.layer.label, str(before.spec), after.verdict, after.module, before.parameters, after.notes
-    )
+    notes = (*after.notes, *_not_finite(before))
+    label, spec = after.layer.label, str(before.spec)
+    return Report(before.label, label, spec, after.verdict, after.module, before.parameters, notes)
+
+
+def _not_finite(layer: Layer) -> Iterator[str]:
+    """A note if some numbers are NaN or infinite. A sum that is finite says that none is, without a copy."""
+    suspects = [array for array in layer.weights.values() if not math.isfinite(float(array.sum()))]
+    nan, inf = (sum(int(test(xp.host(array)).sum()) for array in suspects) for test in (np.isnan, np.isinf))
+    if nan or inf:
+        yield f"{nan} numbers are NaN and {inf} infinite; moved unchanged"
 
 
 def _editable(array: Array) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from lstmbridge import tensorfile
 from lstmbridge.errors import FileError, LayoutError
 from lstmbridge.fit import Fitted
 from lstmbridge.layer import Array, Layer
-from lstmbridge.spec import Spec
+from lstmbridge.spec import ROLES, Spec
 
 __all__ = ["Entry", "Remainder"]
 
@@ -32,11 +33,13 @@ _PLAIN = ("path", "level", "after", "metadata", "digests")
 class Entry:
     """What one layer was, and those of its weights that the target does not hold.
 
+    fitted   the Spec of the target's layer
     terms    the source's weights that were merged, folded or given up, by name
-    digests  SHA-256 of the target's weights that were made from terms, by name
+    digests  SHA-256 of the target's weights that were made from terms or padded, by name
     """
 
     spec: Spec
+    fitted: Spec
     path: str
     level: int | None
     after: str | None
@@ -90,22 +93,35 @@ class Remainder:
         arrays, metadata = tensorfile.load(Path(path))
         if _MARK not in metadata:
             raise FileError(f"{path}: not a remainder", "expected a file that Remainder.save wrote")
-        found = json.loads(metadata[_MARK])
-        return cls({label: _entry(label, fields, arrays) for label, fields in found.items()})
+        try:
+            found = json.loads(metadata[_MARK])
+            return cls({label: _entry(label, fields, arrays) for label, fields in found.items()})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FileError(f"{path}: a remainder that cannot be read", f"found: {error!r}") from error
 
 
 def _made(source: Layer, target: Fitted) -> Entry:
-    digests = {name: _digest(target.layer[name]) for name in target.terms if name in target.layer.weights}
-    return Entry(source.spec, source.path, source.level, source.after, source.metadata, target.terms, digests)
+    made = [name for name in target.layer if name in target.terms or name not in target.source.weights]
+    return Entry(
+        spec=source.spec,
+        fitted=target.layer.spec,
+        path=source.path,
+        level=source.level,
+        after=source.after,
+        metadata=source.metadata,
+        terms=target.terms,
+        digests={name: _digest(target.layer[name]) for name in made},
+    )
 
 
 def _restored(layer: Layer, entry: Entry) -> Layer:
     """One layer as it was. Errors: LayoutError if the target's weights are not what its terms give."""
-    if layer.spec.hidden_size != entry.spec.hidden_size or layer.spec.input_size != entry.spec.input_size:
-        raise LayoutError(f"{layer.label}: {layer.spec}", f"the remainder is of {entry.spec}")
-    names = [name for name in entry.spec.names() if name not in entry.terms and name not in layer.weights]
-    if names:
-        raise LayoutError(f"{layer.label}: the remainder has no {names[0]}", f"it is of {entry.spec}")
+    if not _alike(layer.spec, entry.fitted):
+        raise LayoutError(
+            f"{layer.label or 'the layer'} is {layer.spec}",
+            f"the remainder is of {entry.fitted}",
+            "it belongs to another conversion",
+        )
     weights = {name: entry.terms.get(name, layer.weights.get(name)) for name in entry.spec.names()}
     _check_unchanged(layer, entry)
     return Layer(
@@ -116,6 +132,28 @@ def _restored(layer: Layer, entry: Entry) -> Layer:
         after=entry.after,
         metadata=entry.metadata,
     )
+
+
+def _alike(found: Spec, fitted: Spec) -> bool:
+    """Whether a layer that was read again is of the Spec it was written with, up to float32 constants.
+
+    How outputs are merged does not count: a framework that concatenates them cannot say that they are meant apart.
+    """
+
+    def constants(spec: Spec) -> list[float | None]:
+        functions = [spec.activation(role, d) for d in spec.directions for role in ROLES[spec.cell]]
+        return [spec.clip, spec.cell_clip, spec.proj_clip, *(c for f in functions for c in (f.alpha, f.beta))]
+
+    def names(spec: Spec) -> tuple[list[str], Spec]:
+        functions = [spec.activation(role, d).name for d in spec.directions for role in ROLES[spec.cell]]
+        plain = {"activations": (), "reverse_activations": None, "merge": "concat", "clip": None}
+        return functions, spec.replace(**plain, cell_clip=None, proj_clip=None)
+
+    close = (
+        a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=1e-6))
+        for a, b in zip(constants(found), constants(fitted), strict=False)
+    )
+    return names(found) == names(fitted) and all(close)
 
 
 def _like(array: Array, layer: Layer) -> Array:
@@ -143,11 +181,12 @@ def _digest(array: Array) -> str:
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
-    return {"spec": json.loads(entry.spec.to_json()), **{key: getattr(entry, key) for key in _PLAIN}}
+    specs = {"spec": json.loads(entry.spec.to_json()), "fitted": json.loads(entry.fitted.to_json())}
+    return specs | {key: getattr(entry, key) for key in _PLAIN}
 
 
 def _entry(label: str, fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Entry:
     prefix = f"{label}/"
     terms = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    spec = Spec.from_json(json.dumps(fields["spec"]))
-    return Entry(spec=spec, terms=terms, **{key: fields[key] for key in _PLAIN})
+    spec, fitted = (Spec.from_json(json.dumps(fields[key])) for key in ("spec", "fitted"))
+    return Entry(spec=spec, fitted=fitted, terms=terms, **{key: fields[key] for key in _PLAIN})

@@ -31,7 +31,7 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     Errors: FileError for a missing, truncated or foreign file, or a dtype that neither numpy nor ml_dtypes has.
     """
     header = _header(path)
-    found = dict(header.pop("__metadata__", {}))
+    found = dict(header.pop("__metadata__", None) or {})
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     start = 8 + int.from_bytes(mapped[:8], "little")
@@ -42,7 +42,7 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
 def metadata(path: Path) -> dict[str, str]:
     """The metadata of a file, without its arrays; empty if it is not a readable ``.safetensors`` file."""
     try:
-        return dict(_header(path).get("__metadata__", {}))
+        return dict(_header(path).get("__metadata__") or {})
     except FileError:
         return {}
 

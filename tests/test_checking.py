@@ -124,3 +124,13 @@ def test_diff_of_a_bias_that_one_side_has_not() -> None:
     padded = {f"forward.recurrent_bias.{g}": np.zeros(HIDDEN, "float32") for g in "ifgo"}
     dual = single.replace(spec=single.spec.replace(bias="dual"), weights={**single.weights, **padded})
     assert all(each.same for each in diff(single, dual))
+
+
+def test_all_nan_is_no_agreement() -> None:
+    a, b = layer(seed=1), layer(seed=2)
+    for each in (a, b):
+        each["forward.bias.o"][:] = np.nan
+        each["forward.bias.f"][:] = np.nan
+    found = check(a, b)
+    assert not found.agrees
+    assert found.rows[0].verdict("a", "b") == "nothing to compare: all is NaN"

@@ -188,3 +188,33 @@ def test_a_remainder_in_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def
     migrate(source, to="gates", path=gates)
     with pytest.raises(FileError, match="not a remainder"):
         Remainder.load(gates)
+
+
+def test_a_padded_bias_that_was_trained_is_not_dropped_in_silence() -> None:
+    """The second bias of a torch LSTM starts at zero and learns: going back without it would be another function."""
+    source = layer(path="enc")
+    target = fit(source, holds("dual"))
+    remainder = Remainder.of([source], [target])
+    target.layer["forward.recurrent_bias.f"][0] += 1
+    with pytest.raises(LayoutError, match=r"enc: forward\.recurrent_bias\.f has changed"):
+        remainder.back([target.layer])
+
+
+def test_a_remainder_of_a_layer_that_computes_something_else() -> None:
+    source = layer("rnn", activations=["relu"])
+    remainder = Remainder.of([source], [fit(source, holds("dual"))])
+    with pytest.raises(LayoutError, match="belongs to another conversion"):
+        remainder.back([layer("rnn", bias="dual")])
+    near = source.spec.replace(activations=[("hard_sigmoid", float(np.float32(1 / 6)), 0.5)])
+    exact = source.spec.replace(activations=[("hard_sigmoid", 1 / 6, 0.5)])
+    kept = Remainder.of([source.replace(spec=exact)], [fit(source.replace(spec=exact), holds("single"))])
+    assert kept.back([source.replace(spec=near)])[0].spec == exact, "a constant that went through float32 is the same"
+
+
+def test_a_remainder_file_that_is_damaged(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from lstmbridge import tensorfile
+
+    for text in ("[1", '{"a": {}}', "[1]", "[" * 100_000):
+        tensorfile.save({}, tmp_path / "r.safetensors", metadata={"lstmbridge.remainder": text})
+        with pytest.raises(FileError, match="cannot be read"):
+            Remainder.load(tmp_path / "r.safetensors")

@@ -100,7 +100,7 @@ def test_a_layer_comes_back_and_agrees(spec: Spec) -> None:
     assert grid.round_trip(grid.layer_for(spec, seed=3)) <= BOUND["float32"]
 
 
-@pytest.mark.parametrize("spec", SPECS[::3], ids=str)
+@pytest.mark.parametrize("spec", SPECS[::5], ids=str)
 def test_a_layer_agrees_in_float64(spec: Spec) -> None:
     """But for leaky_relu, whose slope tensorflow rounds to float32."""
     leaky = any(activation.name == "leaky_relu" for activation in spec.activations)
@@ -420,7 +420,7 @@ def test_shapes_that_do_not_tell_are_not_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_written_layer_loads_and_comes_back(suffix: str, tmp_path: Path) -> None:
-    for n, spec in enumerate(SPECS[::2]):
+    for n, spec in enumerate(SPECS[::4]):
         layer, path = layer_of(spec, seed=n, path="rnn"), tmp_path / f"{n}{suffix}"
         files.write([grid.fitted(layer)], path, WRITE)
         reading = files.read(path, READ)
@@ -764,5 +764,5 @@ def test_the_other_backends_agree(backend: str, processes: dict[str, subprocess.
     out, err = processes[backend].communicate(timeout=600)
     assert processes[backend].returncode == 0, err[-3000:]
     worst = json.loads(out.splitlines()[-1])
-    assert len(worst) > 20
+    assert len(worst) > 15
     assert {name: gap for name, gap in worst.items() if gap > BOUND["float32"]} == {}

@@ -340,3 +340,73 @@ def test_a_framework_that_is_not_installed_says_what_to_install(tmp_path: Path) 
     assert "pip install 'lstmbridge[keras]'" in printed
     assert "True" in printed
     assert "was run by the reference: torch needs" in printed
+
+
+# ---- nothing is lost
+
+
+def test_the_remainder_is_written_with_the_target_or_not_at_all(tmp_path: Path) -> None:
+    source = convert(layer(), path=tmp_path / "a.npz")
+    before = source.read_bytes()
+    kept, target = tmp_path / "r.safetensors", tmp_path / "b.npz"
+    for wrong in (source, target, tmp_path / "no" / "r.safetensors", tmp_path):
+        with pytest.raises(FileError):
+            migrate(source, path=target, remainder_path=wrong, force=True)
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["a.npz"]
+    with pytest.raises(BridgeError, match="no"):
+        migrate(source, path=target, remainder_path=kept, approve=_refuse)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.npz"]
+    migrate(source, path=target, remainder_path=kept)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.npz", "b.npz", "r.safetensors"]
+    kept.write_bytes(b"mine")
+    with pytest.raises(FileError, match="exists already"):
+        migrate(source, path=tmp_path / "c.npz", remainder_path=kept)
+    assert (kept.read_bytes(), source.read_bytes()) == (b"mine", before)
+
+
+def _refuse(_: Any) -> None:
+    raise BridgeError("no")
+
+
+def test_a_file_that_moves_along_is_not_overwritten_either(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx.data").write_text("mine")
+    with pytest.raises(FileError, match=r"m\.onnx\.data exists already"), atomic(tmp_path / "m.onnx") as staged:
+        staged.write_text("main")
+        staged.with_name("m.onnx.data").write_text("data")
+    assert [each.name for each in tmp_path.iterdir()] == ["m.onnx.data"]
+
+
+def test_new_files_have_the_usual_mode(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    for suffix in (".npz", ".safetensors"):
+        made = convert(layer(), to="gates", path=tmp_path / f"x{suffix}")
+        assert made.stat().st_mode == plain.stat().st_mode
+
+
+def test_numbers_that_are_not_finite_are_moved_and_noted() -> None:
+    made = layer()
+    made["forward.bias.f"][:2] = np.nan, np.inf
+    done = migrate(made, to="gates")
+    assert done.reports[0].notes == ("1 numbers are NaN and 1 infinite; moved unchanged",)
+    same_weights(done.result[0], made)
+
+
+@pytest.mark.parametrize("shape", [(10**12,), (3, 2)])
+def test_an_npz_that_says_more_than_it_holds(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    import io
+    import zipfile
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", header.getvalue() + b"\0" * 8)
+    with pytest.raises(FileError, match="not a readable .npz file"):
+        read(tmp_path / "x.npz")
+
+
+def test_an_npy_is_no_npz(tmp_path: Path) -> None:
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(FileError, match="not a readable .npz file"):
+        read(tmp_path / "x.npz")

@@ -910,3 +910,27 @@ def test_stacking_when_asked() -> None:
 def test_a_torch_tensor_stays_a_torch_tensor() -> None:
     tensor = torch.ones(2)
     assert to_torch(tensor) is tensor
+
+
+def _pickled(path: Path, body: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", body)
+    return path
+
+
+def test_a_pickle_cannot_ask_for_memory_or_change_this_process(tmp_path: Path) -> None:
+    with pytest.raises(FileError):  # a memo index of a thousand million
+        lstmbridge.read(_pickled(tmp_path / "memo.pt", b"\x80\x02Nr\xff\xff\xff\x3f."))
+    poison = b"\x80\x02ctorch.serialization\n_get_layout\n(N}X\x08\x00\x00\x00__init__ccollections\nOrderedDict\nstb."
+    with pytest.raises(FileError, match="sets attributes"):
+        lstmbridge.read(_pickled(tmp_path / "poison.pt", poison))
+    good = lstmbridge.write(made(SMALL), path=tmp_path / "good.pt")
+    assert len(lstmbridge.read(good)) == 1
+
+
+def test_an_expanded_tensor_is_not_expanded(tmp_path: Path) -> None:
+    one = torch.zeros(1)
+    wide = {"weight_ih_l0": one.expand(440_000, 1_000_000), "weight_hh_l0": one.expand(440_000, 110_000)}
+    torch.save(wide, tmp_path / "wide.pt")
+    with pytest.raises(BridgeError):
+        lstmbridge.read(tmp_path / "wide.pt")

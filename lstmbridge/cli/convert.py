@@ -11,6 +11,7 @@ import click
 from lstmbridge.cli.common import PATH, as_json, emit, reading, refusing, show_notes, waiting
 from lstmbridge.fit import DROPS
 from lstmbridge.pipeline import DTYPES, Migration, Progress, migrate
+from lstmbridge.remainder import Remainder
 
 if TYPE_CHECKING:
     from lstmbridge.checking import Agreement
@@ -59,11 +60,9 @@ def command(
     agreements: list[Agreement] = []
     with waiting(f"converting {source}") as progress:
         approve = _approval(source, options, progress, agreements) if checked else None
-        done = migrate(
-            source, path=destination, remainder=_load(restore), progress=progress, approve=approve, **options
-        )
-        if remainder:
-            done.remainder.save(remainder, force=options["force"])
+        back = Remainder.load(restore) if restore else None
+        options |= {"remainder": back, "remainder_path": remainder, "progress": progress, "approve": approve}
+        done = migrate(source, path=destination, **options)
     if as_json:
         emit(_document(done, agreements))
     else:
@@ -75,12 +74,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise click.BadParameter(f"{text!r} is not OLD=NEW", param_hint="--rename")
     return old, new
-
-
-def _load(path: str | None) -> Any:
-    from lstmbridge.remainder import Remainder
-
-    return Remainder.load(path) if path else None
 
 
 def _approval(

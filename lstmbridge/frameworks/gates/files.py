@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def read(path: Path, options: ReadOptions) -> Reading:
     try:
         entries = json.loads(text)
         layers = tuple(_layer(entry, arrays, str(path)) for entry in entries)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, BridgeError):
             raise
         raise FileError(f"{path}: the entry {MARK!r} is not what lstmbridge writes", f"found: {error}") from error
@@ -67,20 +69,38 @@ def _load_safetensors(path: Path) -> tuple[Arrays, str | None]:
 
 def _load_npz(path: Path) -> tuple[Arrays, str | None]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: _known_dtype(archive[name], name) for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            arrays = {m.filename.removesuffix(".npy"): _known_dtype(_member(archive, m), m.filename) for m in members}
+    except _UNREADABLE as error:
         raise FileError(f"{path}: not a readable .npz file", f"found: {error}") from error
     text = arrays.pop(MARK, None)
     names = {name.removesuffix(_BFLOAT16): array for name, array in arrays.items()}
     return names, None if text is None else bytes(text).decode(errors="replace")
 
 
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """One array; nothing is allocated before its size is known to be in the file. Errors: ValueError."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"{member.filename} has version {version}")
+        shape, _, dtype = _HEADERS[version](file)
+        count = math.prod(shape)
+        if dtype.hasobject or count * dtype.itemsize > member.file_size:
+            raise ValueError(f"{member.filename} says {count} numbers of {dtype} in {member.file_size} bytes")
+    with archive.open(member) as file:
+        found: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return found
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _BFLOAT16 = "@bfloat16"  # numpy has no name for it: its bits are kept as uint16, and the array's name says so
 
 
 def _known_dtype(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    return array.view(tensorfile.numpy_dtype("bfloat16")) if name.endswith(_BFLOAT16) else array
+    return array.view(tensorfile.numpy_dtype("bfloat16")) if name.endswith(f"{_BFLOAT16}.npy") else array
 
 
 def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:

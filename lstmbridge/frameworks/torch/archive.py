@@ -8,6 +8,7 @@ error, and nothing is called that is not in the table. Source: torch/serializati
 from __future__ import annotations
 
 import collections
+import math
 import mmap
 import pickle
 import struct
@@ -15,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -140,8 +141,24 @@ def _load_legacy(path: Path) -> Any:
     return found
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads tensors and plain data; knows no other names."""
+class _Unpickler(pickle._Unpickler):
+    """Reads tensors and plain data; knows no other names.
+
+    It is the one written in Python, whose memo is a dict: a few bytes cannot ask the other's for gigabytes. Attributes
+    may be set on an OrderedDict that the pickle itself has made (torch keeps a state dict's versions there), and on
+    nothing else: so no file can change what belongs to this process.
+    """
+
+    stack: list[Any]
+
+    def load_build(self) -> None:
+        """Drops the attributes of a state dict. Errors: FileError for those of anything else."""
+        self.stack.pop()
+        kind = type(self.stack[-1])
+        if kind is not collections.OrderedDict:
+            raise FileError(f"{self.path}: sets attributes on a {kind.__name__}", "expected a state dict")
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
     def __init__(self, file: IO[bytes], path: Path, storage: Callable[[np.dtype[Any], str, int], Storage]) -> None:
         super().__init__(file)
@@ -170,8 +187,10 @@ class _Unpickler(pickle.Unpickler):
 # ---- what tensors are rebuilt with: the functions of torch/_utils.py
 
 
-def _tensor(storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Storage:
+def _tensor(storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Storage | Opaque:
     """A view on a storage. Errors: ValueError for one that reaches beyond it."""
+    if math.prod(size) > storage.size:  # expanded: a few bytes that would become any number of gigabytes
+        return Opaque("an expanded tensor", tuple(size))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((*size, *stride, offset), default=0) < 0 or (0 not in size and last >= storage.size):
         raise ValueError(f"a tensor of shape {size} and strides {stride} at {offset} in {storage.size} numbers")

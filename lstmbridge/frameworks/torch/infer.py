@@ -326,7 +326,7 @@ def _read_described(arrays: Arrays, text: str, who: str) -> list[_Found]:
     try:
         entries: Sequence[Mapping[str, Any]] = json.loads(text)
         found = [_described(entry, arrays, who) for entry in entries]
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, LayoutError):
             raise
         raise FileError(f"{who}: the metadata {MARK!r} is not what lstmbridge writes", f"found: {error}") from error
