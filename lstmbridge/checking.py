@@ -181,7 +181,7 @@ def check(
 ) -> Agreement:
     """Runs both sides and the reference on the same sequences: y, h and c of every layer.
 
-    a, b     objects or paths; their layers are paired in order, so the two may be named and grouped differently
+    a, b     objects or paths; their layers are paired by label, or where the labels differ, in order
     batch, time, seed  the sequences: standard normal, from `numpy.random.default_rng(seed)`
     lengths  of each sequence (b,); None: all full
     states   begin with random initial states rather than zeros
@@ -197,6 +197,8 @@ def check(
     >>> check(layer, layer).agrees
     True
     """
+    if lengths is not None:
+        _check_lengths(lengths, batch, time)
     left, right = _Side.of(a, options, layers), _Side.of(b, options, ())
     right.layers = _in_order(right.layers, left.layers)
     _pairable(left.layers, right.layers)
@@ -212,6 +214,12 @@ def check(
         rows += _compare(left.run(start, stop, given), right.run(start, stop, given), truth, rounded, mine, dtype)
     a_name, b_name = (left.who, right.who) if left.who != right.who else (f"{left.who} a", f"{right.who} b")
     return Agreement(a_name, b_name, tuple(rows), (*left.notes, *right.notes))
+
+
+def _check_lengths(lengths: Sequence[int], batch: int, time: int) -> None:
+    if len(lengths) != batch or not all(0 <= length <= time for length in lengths):
+        expected = f"expected {batch} of them, one a sequence, each from 0 to {time}"
+        raise LayoutError(f"lengths {', '.join(map(str, lengths))}", expected)
 
 
 class _Given:

@@ -4,8 +4,9 @@ A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who
 
     __init__.py   NAME, ROOTS (modules or classes of its objects), SUFFIXES (of its files), EXTRA (what to install);
                   optionally DEFAULT_SUFFIXES (those that mean it unasked) and claims(path) (a mark inside a file)
-    layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours);
-                  imports no framework
+    layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours) and
+                  FAITHFUL_NOTE (how it is loaded), and ASKED (cell -> fields of the Spec that arrays never tell and
+                  nobody may guess); imports no framework
     live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
                   run(obj, layers, x, h0, c0, lengths); imports its framework at the top
     files.py      read(path, options), write(targets, path, options); no framework where the format allows it

@@ -194,15 +194,14 @@ def _give_up(layer: Layer, given_up: Sequence[Refusal]) -> Layer:
 
 
 def _refused(layer: Layer, holds: Holds, left: list[Refusal], other: str) -> Unsupported:
-    origin = " ".join(
-        str(word) for word in (layer.metadata.get("framework", ""), layer.spec.cell.upper(), repr(layer.label)) if word
-    )
+    words = (str(layer.metadata.get("framework", "")), layer.spec.cell.upper(), layer.label and repr(layer.label))
+    origin = " ".join(word for word in words if word)
     drops = [refusal.drop for refusal in left]
     details = [f"also: {refusal.text}" for refusal in left[1:]]
     details += [f"keep it: {other}"] if other else []
     if all(drops):
-        names = ", ".join(f'"{drop}"' for drop in drops)
-        details.append(f"give it up, changing outputs: allow={{{names}}}")
+        names, options = (", ".join(f'"{drop}"' for drop in drops), " ".join(f'--allow "{drop}"' for drop in drops))
+        details.append(f"give it up, changing outputs: allow={{{names}}} ({options})")
     return Unsupported(f"{holds.name} cannot express {left[0].text} ({origin})", *details)
 
 

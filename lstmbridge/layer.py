@@ -53,6 +53,8 @@ class Layer:
     def __post_init__(self) -> None:
         _check_names(self)
         for name, array in self.weights.items():
+            if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+                raise LayoutError(f"{_who(self)}: {name} is a {type(array).__name__}", "expected an array")
             _check_shape(self, name, tuple(array.shape))
         _check_dtypes(self)
 
@@ -213,6 +215,8 @@ def _check_shape(layer: Layer, name: str, found: tuple[int, ...]) -> None:
     details = [f"expected {expected} with {_sizes_text(layer.spec)}"]
     if found == expected[::-1]:
         details.append("this is its transpose: matrices are (output, input) here")
+    if ".recurrent_kernel." in name and found == (layer.spec.input_size,) * 2:
+        details.append("is the kernel transposed? matrices are (output, input) here: (hidden, input)")
     raise LayoutError(f"{_who(layer)}: {name} has shape {found}", *details)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from lstmbridge import arrays as xp
 from lstmbridge import registry
 from lstmbridge.contract import Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import BridgeError, FileError, LayoutError, Unsupported, unknown
+from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, Unsupported, unknown
 from lstmbridge.fit import LOSSY, Fitted, Holds, fit, refusals
 from lstmbridge.layer import Array, Layer
 from lstmbridge.notation import Layout
@@ -125,7 +125,8 @@ def from_arrays(
     cell      ``lstm``, ``gru`` or ``rnn``, where `layout` is a name
     features  fields of the Spec that arrays cannot tell, e.g. ``reset_after=False``, ``forget_constant=1.0``
 
-    Errors: LayoutError that says which array, what shape, what was expected; UnknownName for an unknown layout.
+    Errors: LayoutError that says which array, what shape, what was expected; UnknownName for an unknown layout;
+    Ambiguous for a field that this layout's arrays never tell (TensorFlow 1's forget_constant) and that was not given.
 
     >>> import numpy as np
     >>> kernel = np.arange(16 * 44, dtype="float32").reshape(16, 44)  # rows [x; h], gates i j f o
@@ -140,6 +141,10 @@ def from_arrays(
         if cell not in layouts:
             raise unknown("cell", cell, layouts)
         chosen, who = layouts[cell], f"{layout} {cell}"
+        asked = getattr(registry.framework(layout).layout, "ASKED", {}).get(cell, {})
+        for field, why in asked.items():
+            if field not in features:
+                raise Ambiguous(f"{who}: {field} is in no array", why)
     else:
         chosen, who = layout, layout.cell
     who = f"{who} {path!r}" if path else who
@@ -339,7 +344,8 @@ def _check_labels(layers: Sequence[Layer]) -> None:
     labels = [layer.label for layer in layers]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise LayoutError(f"two layers named {', '.join(map(repr, twice))}", "give them names of their own: rename=")
+        what = f"two layers named {', '.join(map(repr, twice))}"
+        raise LayoutError(what, "give them names of their own: rename= (--rename OLD=NEW)")
 
 
 def _stacked(layers: Sequence[Layer]) -> tuple[Layer, ...]:
@@ -412,7 +418,9 @@ def _fit_one(layer: Layer, target: registry.Framework, allow: Collection[str], f
             raise
     fitted = fit(layer, own, allow=allow, module="faithful", other=other)
     why = ", ".join(refusal.text for refusal in refusals(layer.spec, room.HOLDS))
-    return replace(fitted, notes=(f"no stock layer of {target.name} holds {why}", *fitted.notes))
+    how = getattr(room, "FAITHFUL_NOTE", "")
+    notes = (f"no stock layer of {target.name} holds {why}", *([how] if how else []), *fitted.notes)
+    return replace(fitted, notes=notes)
 
 
 def _other(spec: Spec, target: registry.Framework, own: bool = False) -> str:

@@ -142,7 +142,7 @@ def of_file(path: Path, to: str | None = None) -> Framework:
     if found is None:
         suffixes = sorted({suffix for each in _all() for suffix in each.suffixes})
         error = unknown("file suffix", path.suffix or path.name, suffixes)
-        raise UnknownName(f"{path.name}: {error.headline}", *error.details)
+        raise UnknownName(f"{path.name}: {error.headline}", *error.details, f"files are {' '.join(suffixes)}")
     return found
 
 

@@ -134,3 +134,9 @@ def test_all_nan_is_no_agreement() -> None:
     found = check(a, b)
     assert not found.agrees
     assert found.rows[0].verdict("a", "b") == "nothing to compare: all is NaN"
+
+
+@pytest.mark.parametrize("lengths", [[3, 5, 99], [-1, 2, 3], [3]])
+def test_lengths_that_cannot_be(lengths: list[int]) -> None:
+    with pytest.raises(LayoutError, match="expected 3 of them, one a sequence, each from 0 to 17"):
+        check(layer(), layer(), lengths=lengths)

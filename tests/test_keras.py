@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
+import lstmbridge
 from helpers import BATCH, HIDDEN, INPUT, layer_of, same_weights, sequences
 from lstmbridge import Layer, Spec, reference
 from lstmbridge.contract import ReadOptions, WriteOptions
@@ -440,6 +441,15 @@ def test_several_written_layers_load_and_agree(written: list[Path]) -> None:
             assert layer.after == targets[layer.label].after
 
 
+def test_layers_are_paired_by_label(written: list[Path]) -> None:
+    """Keras orders a graph's layers by their distance to the end, which is not the order they were given in."""
+    [path] = [path for path in written if path.name == "apart.keras"]
+    layers = [each.layer for each in SEVERAL["apart"]]
+    assert [each.label for each in files.read(path, READ).layers] != [each.label for each in layers]
+    assert lstmbridge.check(layers, path).agrees
+    assert all(each.same for each in lstmbridge.diff(layers, path))
+
+
 def test_a_written_chain_runs_as_a_whole(written: list[Path]) -> None:
     [path] = [path for path in written if path.name == "chain.keras"]
     layers = [each.layer for each in SEVERAL["chain"]]
@@ -766,3 +776,40 @@ def test_the_other_backends_agree(backend: str, processes: dict[str, subprocess.
     worst = json.loads(out.splitlines()[-1])
     assert len(worst) > 15
     assert {name: gap for name, gap in worst.items() if gap > BOUND["float32"]} == {}
+
+
+# ---- a config and weights that are not of one model
+
+
+def _with_config(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """A copy of a `.keras` file with another config."""
+    other = path.with_name("changed.keras")
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(other, "w") as copied:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                change(config)
+                content = json.dumps(config).encode()
+            copied.writestr(name, content)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["config"].update(layers=None), "is damaged"),
+        (lambda c: c.pop("config"), "is damaged"),
+        (lambda c: c["config"]["layers"].__setitem__(1, 5), "is damaged"),
+        (lambda c: c["config"]["layers"].pop(1), "holds a recurrent layer that the config does not list"),
+    ],
+)
+def test_a_config_that_is_not_the_weights_own_is_no_reason_to_assume(
+    change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
+) -> None:
+    second = layer_of(grid.spec("gru", input_size=HIDDEN), path="b", after="a")
+    layers = [layer_of(grid.spec("lstm"), path="a"), second]
+    files.write([fit(layer, HOLDS) for layer in layers], tmp_path / "x.keras", WRITE)
+    assert len(files.read(tmp_path / "x.keras", READ).layers) == 2
+    with pytest.raises(FileError, match=message):
+        files.read(_with_config(tmp_path / "x.keras", change), READ)

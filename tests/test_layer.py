@@ -7,7 +7,7 @@ import pytest
 
 from helpers import HIDDEN, INPUT, labelled, layer, spec
 from lstmbridge import Layer, Layout, from_arrays, registry
-from lstmbridge.errors import LayoutError, UnknownName
+from lstmbridge.errors import Ambiguous, LayoutError, UnknownName
 
 
 def gates(shape: tuple[int, ...], names: str = "ifgo", dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -117,7 +117,8 @@ def test_fused_arrays_in_any_known_layout_are_one_call(framework: str, cell: str
             layout.pack(source.weights, source.spec)
         return
     arrays = layout.pack(source.weights, source.spec)
-    made = from_arrays(arrays, framework, cell=cell)
+    asked = {"forget_constant": 0.0} if (framework, cell) == ("tf1", "lstm") else {}
+    made = from_arrays(arrays, framework, cell=cell, **asked)
     assert made.spec == source.spec
     assert all(np.array_equal(made[name], source[name]) for name in source)
     assert all(np.shares_memory(made[name], arrays[place.key]) for name, place in layout.places(made.spec).items())
@@ -147,3 +148,20 @@ def test_names_that_are_no_layers() -> None:
         from_arrays({"weight_ih_l0": np.ones((44, 5))}, "torch")
     with pytest.raises(UnknownName, match="'torch'"):
         from_arrays({}, "pytorch")
+
+
+def test_what_no_array_tells_is_asked_for() -> None:
+    arrays = {"kernel": np.ones((16, 44)), "bias": np.ones(44)}
+    with pytest.raises(Ambiguous, match=r"tf1 lstm: forget_constant is in no array\n.*forget_constant=1\.0"):
+        from_arrays(arrays, "tf1")
+    assert from_arrays(arrays, "tf1", forget_constant=2.5).spec.forget_constant == 2.5
+
+
+def test_lists_are_no_arrays() -> None:
+    with pytest.raises(LayoutError, match=r"forward\.bias\.n is a list\n.*expected an array"):
+        Layer.from_gates(kernel=gates((3, 2), "n"), recurrent_kernel=gates((3, 3), "n"), bias={"n": [1.0] * 3})
+
+
+def test_kernels_that_are_all_transposed() -> None:
+    with pytest.raises(LayoutError, match="is the kernel transposed"):
+        Layer.from_gates(kernel=gates((2, 3)), recurrent_kernel=gates((3, 3)))

@@ -14,11 +14,12 @@ import click
 
 from lstmbridge.errors import Ambiguous, BridgeError, UnknownName
 
-__all__ = ["as_json", "emit", "exit_code", "reading", "refusing", "show_notes", "table", "waiting"]
+__all__ = ["as_json", "emit", "exit_code", "left_alone", "reading", "refusing", "show_notes", "table", "waiting"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+_SHOWN = 6
 PATH = click.Path(dir_okay=True, path_type=str)
 
 
@@ -77,6 +78,13 @@ def show_notes(notes: Sequence[str]) -> None:
     """Each note on a line of its own, on standard error."""
     for note in notes:
         click.echo(f"note: {note}", err=True)
+
+
+def left_alone(names: Sequence[str]) -> None:
+    """How many other weights there are, and the first of them; --json has them all."""
+    if names:
+        more = ", ..." if len(names) > _SHOWN else ""
+        click.echo(f"left alone: {len(names)} other weights: {', '.join(names[:_SHOWN])}{more}")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

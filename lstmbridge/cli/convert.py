@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstmbridge.cli.common import PATH, as_json, emit, reading, refusing, show_notes, waiting
+from lstmbridge.cli.common import PATH, as_json, emit, left_alone, reading, refusing, show_notes, waiting
 from lstmbridge.fit import DROPS
 from lstmbridge.pipeline import DTYPES, Migration, Progress, migrate
 from lstmbridge.remainder import Remainder
@@ -93,8 +93,7 @@ def _print(done: Migration, agreements: Sequence[Agreement]) -> None:
     show_notes(done.notes)
     for report in done.reports:
         click.echo(str(report))
-    if done.left_alone:
-        click.echo(f"left alone: {len(done.left_alone)} other weights: {', '.join(done.left_alone)}")
+    left_alone(done.left_alone)
     for agreement in agreements:
         show_notes(agreement.notes)
         click.echo(str(agreement))

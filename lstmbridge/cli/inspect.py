@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lstmbridge.cli.common import PATH, as_json, emit, reading, refusing, show_notes, table, waiting
+from lstmbridge.cli.common import PATH, as_json, emit, left_alone, reading, refusing, show_notes, table, waiting
 from lstmbridge.summary import LayerSummary, inspect
 
 __all__ = ["command"]
@@ -15,9 +15,10 @@ __all__ = ["command"]
 @click.command("inspect")
 @click.argument("file", type=PATH)
 @reading
+@click.option("--brief", is_flag=True, help="One line a layer.")
 @as_json
 @refusing
-def command(file: str, as_json: bool, layers: tuple[str, ...], nonlinearity: str | None) -> None:
+def command(file: str, as_json: bool, brief: bool, layers: tuple[str, ...], nonlinearity: str | None) -> None:
     """Show what is in FILE: per layer its cell, sizes, directions, bias form, activations, parameters and gates."""
     with waiting(f"reading {file}"):
         found = inspect(file, layers=layers, nonlinearity=nonlinearity)
@@ -26,9 +27,10 @@ def command(file: str, as_json: bool, layers: tuple[str, ...], nonlinearity: str
         return
     show_notes(found.notes)
     for layer in found.layers:
-        _print(layer)
-    if found.left_alone:
-        click.echo(f"left alone: {len(found.left_alone)} other weights: {', '.join(found.left_alone)}")
+        click.echo(f"{layer.label or 'layer'}: {layer.spec}")
+        if not brief:
+            _print(layer)
+    left_alone(found.left_alone)
 
 
 def _print(layer: LayerSummary) -> None:
@@ -39,7 +41,6 @@ def _print(layer: LayerSummary) -> None:
         "stored as": layer.source,
         "reads": layer.after,
     }
-    click.echo(f"{layer.label or 'layer'}: {layer.spec}")
     for name, value in facts.items():
         if value:
             click.echo(f"  {name + ':':13}{value}")

@@ -115,10 +115,20 @@ class _Reader:
         self.groups: list[str] = []
 
     def whole(self, config: Node | None) -> Iterator[_Found]:
-        """The recurrent layers that a model's config lists, and then those that only the groups tell."""
+        """The recurrent layers that a model's config lists, or, where it lists no layers, those that the groups tell.
+
+        Errors: FileError for a recurrent layer's arrays that a config with a list of layers does not list.
+        """
         if config:
             yield from self.listed(config, "", "")
-        yield from self.guessed(None, "", "")
+        for found in self.guessed(None, "", ""):
+            if config and is_container(config):
+                raise FileError(
+                    f"{self.store.where}: {self.groups[-1]} holds a recurrent layer that the config does not list",
+                    f"the config lists {', '.join(self.seen)}",
+                    "the config and the weights are not of one model",
+                )
+            yield found
 
     def reading(self, found: Iterator[_Found], config: Node | None) -> Reading:
         """Every layer found, made. Errors: FileError if there is none."""

@@ -124,7 +124,8 @@ def _of_layer(value: Mapping[str, Any], known: Dialect, who: str) -> tuple[str, 
 def activation_config(activation: Activation, dtype: Any = "float32") -> str | dict[str, Any] | None:
     """How a Keras 3 config says it: a function's name, or a layer of that dtype; None if it cannot.
 
-    Constants are compared as float32, since a file that passed through ONNX has 1/6 in float32.
+    Constants are compared as float32, since a file that passed through ONNX has 1/6 in float32. A layer as activation
+    is loaded by newer versions only (3.15 does, 3.5 does not).
 
     >>> activation_config(Activation("hard_sigmoid")) is None
     True
@@ -188,6 +189,9 @@ HOLDS = Holds(
     ),
     bias_of=_biases,
 )
+
+#: What whoever loads a file of our own layer must know.
+FAITHFUL_NOTE = "import lstmbridge.frameworks.keras.faithful before keras.models.load_model"
 
 #: Our own layer, ``lstmbridge.frameworks.keras.faithful.Recurrent``.
 FAITHFUL = Holds(

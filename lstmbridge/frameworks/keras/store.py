@@ -13,7 +13,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -146,6 +146,8 @@ def open_archive(path: Path) -> Iterator[Archive]:
             found = ", ".join(members[:8]) or "nothing"
             raise FileError(f"{path}: no {missing[0]} in it", f"found: {found}", "expected a .keras archive of Keras 3")
         config = _json(archive, "config.json", path)
+        if config:
+            _check_lists(config, path.name)
         metadata = _json(archive, "metadata.json", path) if "metadata.json" in members else {}
         inner = stack.enter_context(_member(archive, raw, "model.weights.h5", path, stack))
         store = Store(stack.enter_context(h5py.File(inner, "r")), path.name)
@@ -222,4 +224,20 @@ def decode_config(text: Any, where: str) -> dict[str, Any]:
         raise FileError(f"{where}: its config is not JSON", f"found: {error}") from error
     if not isinstance(found, dict) or "class_name" not in found:
         raise FileError(f"{where}: its config is not a model's", "expected class_name and config")
+    _check_lists(found, where)
     return found
+
+
+def _check_lists(node: Mapping[str, Any], where: str) -> None:
+    """That every Sequential or Functional model in a config lists its layers. Errors: FileError."""
+    if node.get("class_name") not in ("Sequential", "Functional", "Model"):
+        return
+    config = node.get("config")
+    inner = config if isinstance(config, list) else config.get("layers") if isinstance(config, dict) else None
+    if not isinstance(inner, list) or not all(isinstance(each, dict) and "class_name" in each for each in inner):
+        raise FileError(
+            f"{where}: the config of its {node['class_name']} model is damaged",
+            "expected a list of layers, each with class_name and config",
+        )
+    for each in inner:
+        _check_lists(each, where)

@@ -19,7 +19,7 @@ from lstmbridge import arrays as xp
 from lstmbridge.contract import WriteOptions
 from lstmbridge.errors import Unsupported
 from lstmbridge.fit import Fitted
-from lstmbridge.frameworks.keras.graph import children, is_container, name_of
+from lstmbridge.frameworks.keras.graph import children, groups_of, is_container, name_of
 from lstmbridge.frameworks.keras.layout import LAYOUTS
 from lstmbridge.frameworks.keras.model import Unit, container, placed, units
 from lstmbridge.frameworks.keras.nodes import CellAt, Node, levels, unique
@@ -76,16 +76,27 @@ def _arrays(unit: Unit) -> Iterator[tuple[CellAt | None, list[tuple[str, Array]]
 
 def _write_groups(made: Sequence[Unit], model: Node, file: h5py.File) -> None:
     """Keras 3's groups: attribute by attribute, members of a list by class, variables by number."""
+    _write_names(model, "", file)
     groups = dict(placed(model))
     for unit in made:
-        base = groups[unit.label]
-        file.create_group(f"{base}/vars").attrs["name"] = name_of(unit.node)
         for cell, arrays in _arrays(unit):
-            group = file.require_group(f"{base}/{cell.group}/vars" if cell else f"{base}/vars")
+            words = (groups[unit.label], cell.group if cell else "", "vars")
+            group = file.require_group("/".join(word for word in words if word))
             for n, (_, array) in enumerate(arrays):
                 stored = group.create_dataset(str(n), data=array)
                 if array.dtype.name == "bfloat16":
                     stored.attrs["dtype"] = "bfloat16"
+
+
+def _write_names(node: Node, base: str, file: h5py.File) -> None:
+    """The name of a model or layer, and of those in it, beside its variables; older versions want the group itself."""
+    file.require_group(f"{base}/vars").attrs["name"] = name_of(node)
+    inside = children(node) if is_container(node) else []
+    for child, group in zip(inside, groups_of(inside), strict=True):
+        _write_names(child, f"{base}/layers/{group}", file)
+    for attribute, key in (("forward_layer", "layer"), ("backward_layer", "backward_layer"), ("cell", "cell")):
+        if isinstance(node["config"].get(key), dict):
+            _write_names(node["config"][key], f"{base}/{attribute}", file)
 
 
 # ---- whole models in .h5

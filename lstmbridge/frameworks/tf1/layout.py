@@ -8,7 +8,7 @@ from __future__ import annotations
 from lstmbridge.fit import Holds, only
 from lstmbridge.notation import Layout
 
-__all__ = ["HOLDS", "LAYOUTS"]
+__all__ = ["ASKED", "HOLDS", "LAYOUTS"]
 
 LAYOUTS = {
     "lstm": Layout(
@@ -34,6 +34,9 @@ LAYOUTS = {
         source="tensorflow/python/keras/layers/legacy_rnn/rnn_cell_impl.py: BasicRNNCell",
     ),
 }
+
+#: The runtime adds it to the forget gate, the default 1.0 or another; a checkpoint does not say which.
+ASKED = {"lstm": {"forget_constant": "say what the cell was made with: forget_constant=1.0 is TensorFlow's default"}}
 
 _SIGMOID, _ANY = frozenset({"sigmoid"}), frozenset({"tanh", "relu", "linear", "sigmoid"})
 

@@ -68,6 +68,9 @@ HOLDS = Holds(
     limit=_limit,
 )
 
+#: What whoever loads a state dict of our own module must know.
+FAITHFUL_NOTE = f"its class is {FAITHFUL_CLASS}"
+
 FAITHFUL = Holds(
     name="torch",
     bias=dict.fromkeys(CELLS, BIASES),
