@@ -18,9 +18,9 @@ from lstmbridge.errors import Unsupported, unknown
 from lstmbridge.layer import Array, Layer
 from lstmbridge.spec import ROLES, Spec
 
-__all__ = ["DROPS", "FEATURES", "Fitted", "Holds", "Refusal", "fit", "refusals", "restore"]
+__all__ = ["DROPS", "FEATURES", "Fitted", "Holds", "Refusal", "fit", "only", "refusals"]
 
-EXACT, REPARAMETERISED, LOSSY, REFUSED = "exact", "reparameterised", "lossy", "refused"
+EXACT, REPARAMETERISED, LOSSY = "exact", "reparameterised", "lossy"
 
 
 @dataclass(frozen=True)
@@ -250,11 +250,6 @@ def _pad(layer: Layer, form: str) -> Layer:
 def _fold(layer: Layer, constant: float) -> Layer:
     folded = {n: array + constant if n.endswith(".bias.f") else array for n, array in layer.weights.items()}
     return layer.replace(spec=layer.spec.replace(forget_constant=0.0), weights=folded)
-
-
-def restore(layer: Layer, source: Spec, terms: Mapping[str, Array]) -> dict[str, Array]:
-    """The source's weights, bit for bit: the target's where they are the same numbers, `terms` where they are not."""
-    return {name: terms[name] if name in terms else layer[name] for name in source.names()}
 
 
 def only(allowed: Mapping[str, tuple[frozenset[str], ...]]) -> Callable[[Spec], str | None]:

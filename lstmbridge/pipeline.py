@@ -43,7 +43,7 @@ class Report:
     """What became of one layer, for people and for JSON.
 
     label    its name in the source; `target_label` its name in the target
-    verdict  ``exact``, ``reparameterised``, ``lossy`` or ``refused``
+    verdict  ``exact``, ``reparameterised`` or ``lossy``; a refused layer is an error, and has no report
     module   ``stock`` or ``faithful``: which of the target's modules holds it
     notes    what was done or why not, a sentence each
     """
