@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from helpers import HIDDEN, layer
 from lstmbridge import convert, read
 from lstmbridge.cli import COMMANDS, main
+from lstmbridge.cli.common import waiting
 
 
 def call(*words: object) -> Result:
@@ -169,3 +171,16 @@ def test_an_error_has_one_clear_line_first(tmp_path: Path) -> None:
     found = call("inspect", tmp_path / "x.npz")
     assert found.exit_code == 1
     assert found.output.splitlines()[0] == f"error: {tmp_path / 'x.npz'}: not a readable .npz file"
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(1.4, True), (0.0, False)])
+def test_a_bar_is_shown_on_a_terminal_once_work_takes_a_second(
+    seconds: float, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with waiting("converting big.keras") as progress:
+        progress("fitting", 1, 3)
+        time.sleep(seconds)
+        progress("writing", 2, 3)
+        time.sleep(seconds / 4)
+    assert ("2/3" in capsys.readouterr().err) is shown
