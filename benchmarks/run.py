@@ -121,12 +121,10 @@ def startup(folder: Path) -> Iterator[Row]:
         return median(lambda: subprocess.run([sys.executable, "-c", f"import {name}"], check=True), repeat=15)
 
     alone, both = importing("numpy"), importing("numpy, lstmbridge")
-    yield (
-        "import lstmbridge",
-        f"{(both - alone) * 1e3:+.0f} ms",
-        f"import numpy: {alone * 1e3:.0f} ms",
-        "(allowed: +30 ms)",
-    )
+    used = importing("numpy, lstmbridge; lstmbridge.read, lstmbridge.check")
+    against = f"import numpy: {alone * 1e3:.0f} ms"
+    yield "import lstmbridge", f"{(both - alone) * 1e3:+.0f} ms", against, "(allowed: +30 ms)"
+    yield "import lstmbridge, and the first use of it", f"{(used - alone) * 1e3:+.0f} ms", against, "(names are lazy)"
 
 
 def table(rows: list[Row]) -> str:
