@@ -520,7 +520,7 @@ def _not_finite(layer: Layer) -> Iterator[str]:
     suspects = [array for array in layer.weights.values() if not math.isfinite(float(array.sum()))]
     nan, inf = (sum(int(test(xp.host(array)).sum()) for array in suspects) for test in (np.isnan, np.isinf))
     if nan or inf:
-        yield f"{nan} numbers are NaN and {inf} infinite; moved unchanged"
+        yield f"{nan} NaN and {inf} infinite among its numbers; moved unchanged"
 
 
 def _editable(array: Array) -> Array:

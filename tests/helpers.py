@@ -24,7 +24,7 @@ def layer(cell: str = "lstm", *, dtype: str = "float32", seed: int = 0, path: st
 def layer_of(spec: Spec, *, dtype: str = "float32", seed: int = 0, **fields: Any) -> Layer:
     """A layer of a Spec with random weights, all different."""
     rng = np.random.default_rng(seed)
-    weights = {name: (0.25 * rng.normal(size=spec.shape(name))).astype(dtype) for name in spec.names()}
+    weights = {name: (0.2 * rng.normal(size=spec.shape(name))).astype(dtype) for name in spec.names()}
     return Layer(spec=spec, weights=weights, **fields)
 
 

@@ -388,7 +388,7 @@ def test_numbers_that_are_not_finite_are_moved_and_noted() -> None:
     made = layer()
     made["forward.bias.f"][:2] = np.nan, np.inf
     done = migrate(made, to="gates")
-    assert done.reports[0].notes == ("1 numbers are NaN and 1 infinite; moved unchanged",)
+    assert done.reports[0].notes == ("1 NaN and 1 infinite among its numbers; moved unchanged",)
     same_weights(done.result[0], made)
 
 

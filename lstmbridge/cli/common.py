@@ -75,8 +75,8 @@ def refusing(function: F) -> F:
 
 
 def show_notes(notes: Sequence[str]) -> None:
-    """Each note on a line of its own, on standard error."""
-    for note in notes:
+    """Each note on a line of its own, once, on standard error."""
+    for note in dict.fromkeys(notes):
         click.echo(f"note: {note}", err=True)
 
 

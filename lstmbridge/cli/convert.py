@@ -90,12 +90,11 @@ def _approval(
 
 
 def _print(done: Migration, agreements: Sequence[Agreement]) -> None:
-    show_notes(done.notes)
+    show_notes((*done.notes, *(note for agreement in agreements for note in agreement.notes)))
     for report in done.reports:
         click.echo(str(report))
     left_alone(done.left_alone)
     for agreement in agreements:
-        show_notes(agreement.notes)
         click.echo(str(agreement))
     click.echo(f"wrote {done.result}")
 
