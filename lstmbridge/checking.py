@@ -185,7 +185,7 @@ def check(
     batch, time, seed  the sequences: standard normal, from `numpy.random.default_rng(seed)`
     lengths  of each sequence (b,); None: all full
     states   begin with random initial states rather than zeros
-    layers   of `a`: only these paths
+    layers   only these paths of `a`, and of `b` where it has them, too
     progress called as (what, done, total) on the way
     options  the fields of `ReadOptions`
 
@@ -200,7 +200,7 @@ def check(
     if lengths is not None:
         _check_lengths(lengths, batch, time)
     left, right = _Side.of(a, options, layers), _Side.of(b, options, ())
-    right.layers = _in_order(right.layers, left.layers)
+    right.layers = _in_order(_named(right.layers, layers), left.layers)
     _pairable(left.layers, right.layers)
     rng = np.random.default_rng(seed)
     rows: list[Row] = []
@@ -338,6 +338,13 @@ def _compare(
             yield row(layer.label, "c", a.c[n], b.c[n], truth.c[n], rounded.c[n])
 
 
+def _named(layers: Sequence[Layer], paths: Sequence[str]) -> tuple[Layer, ...]:
+    """The layers at or below those of the paths that are there; all of them if none is."""
+    labels = [f"{layer.label}." for layer in layers]
+    there = {path for path in paths if any(label.startswith(f"{path}.") for label in labels)}
+    return select(layers, sorted(there))
+
+
 def _in_order(layers: Sequence[Layer], of: Sequence[Layer]) -> tuple[Layer, ...]:
     """The layers in the order of others with the same labels (a Keras graph orders its own); else as they are."""
     order = {layer.label: n for n, layer in enumerate(of)}
@@ -386,8 +393,8 @@ def diff(a: Any, b: Any, *, layers: Sequence[str] = (), **options: Any) -> tuple
     A weight that only one side has (a second bias) counts as differing in every number, unless it is all zeros there.
     Errors: LayoutError if the layers do not pair up.
     """
-    left, right = (select(read_all(each, **options).layers, who) for each, who in ((a, layers), (b, ())))
-    right = _in_order(right, left)
+    left = select(read_all(a, **options).layers, layers)
+    right = _in_order(_named(read_all(b, **options).layers, layers), left)
     _pairable(left, right)
     found = []
     for x, y in zip(left, right, strict=True):

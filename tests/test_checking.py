@@ -140,3 +140,11 @@ def test_all_nan_is_no_agreement() -> None:
 def test_lengths_that_cannot_be(lengths: list[int]) -> None:
     with pytest.raises(LayoutError, match="expected 3 of them, one a sequence, each from 0 to 17"):
         check(layer(), layer(), lengths=lengths)
+
+
+def test_a_layer_is_picked_on_both_sides() -> None:
+    both = (layer(path="a"), layer("gru", path="b", seed=1))
+    for paths in (["b"], ["a", "b"]):
+        assert {row.layer for row in check(both, both, layers=paths).rows} == set(paths)
+        assert {each.layer for each in diff(both, both, layers=paths)} == set(paths)
+    assert check(both, both[1].replace(path="renamed"), layers=["b"]).agrees
