@@ -18,7 +18,7 @@ from lstmbridge.errors import Unsupported, unknown
 from lstmbridge.layer import Array, Layer
 from lstmbridge.spec import ROLES, Spec
 
-__all__ = ["DROPS", "FEATURES", "Fitted", "Holds", "Refusal", "fit", "only", "refusals"]
+__all__ = ["DROPS", "FEATURES", "Fitted", "Holds", "Refusal", "any_activation", "fit", "only", "refusals"]
 
 EXACT, REPARAMETERISED, LOSSY = "exact", "reparameterised", "lossy"
 
@@ -250,6 +250,10 @@ def _pad(layer: Layer, form: str) -> Layer:
 def _fold(layer: Layer, constant: float) -> Layer:
     folded = {n: array + constant if n.endswith(".bias.f") else array for n, array in layer.weights.items()}
     return layer.replace(spec=layer.spec.replace(forget_constant=0.0), weights=folded)
+
+
+def any_activation(spec: Spec) -> None:
+    """A test of activations that all of them pass."""
 
 
 def only(allowed: Mapping[str, tuple[frozenset[str], ...]]) -> Callable[[Spec], str | None]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lstmbridge.fit import FEATURES, Holds
+from lstmbridge.fit import FEATURES, Holds, any_activation
 from lstmbridge.notation import Layout
-from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, Spec
+from lstmbridge.spec import BIASES, CELLS, GATES, MERGES
 
 __all__ = ["HOLDS", "LAYOUTS"]
 
@@ -22,15 +22,10 @@ LAYOUTS = {
 }
 
 
-def _any_activation(spec: Spec) -> None:
-    """Every activation is held."""
-    return
-
-
 HOLDS = Holds(
     name="gates",
     bias=dict.fromkeys(CELLS, BIASES),
-    activations=_any_activation,
+    activations=any_activation,
     directions=frozenset({("forward",), ("reverse",), ("forward", "reverse")}),
     merges=frozenset(MERGES),
     features=frozenset({*FEATURES, "forget constant"}),

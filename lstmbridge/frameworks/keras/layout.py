@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lstmbridge.errors import Unsupported
-from lstmbridge.fit import FEATURES, Holds
+from lstmbridge.fit import FEATURES, Holds, any_activation
 from lstmbridge.notation import Layout
 from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Activation, Spec
 
@@ -197,7 +197,7 @@ FAITHFUL_NOTE = "import lstmbridge.frameworks.keras.faithful before keras.models
 FAITHFUL = Holds(
     name="keras",
     bias=dict.fromkeys(CELLS, BIASES),
-    activations=lambda spec: None,
+    activations=any_activation,
     directions=_DIRECTIONS,
     merges=frozenset(MERGES),
     features=frozenset({*FEATURES, "forget constant"}),

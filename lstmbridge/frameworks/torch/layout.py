@@ -7,7 +7,7 @@ h' = (1 - z) n + z h.
 
 from __future__ import annotations
 
-from lstmbridge.fit import FEATURES, Holds, only
+from lstmbridge.fit import FEATURES, Holds, any_activation, only
 from lstmbridge.notation import Layout
 from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, Spec
 
@@ -51,11 +51,6 @@ def _limit(spec: Spec) -> str | None:
     return f"projection_size {spec.projection_size} with hidden_size {spec.hidden_size} (it must be smaller)"
 
 
-def _any_activation(spec: Spec) -> None:
-    """Every activation is held."""
-    return
-
-
 _TANH, _SIGMOID, _EITHER = frozenset({"tanh"}), frozenset({"sigmoid"}), frozenset({"tanh", "relu"})
 
 HOLDS = Holds(
@@ -74,7 +69,7 @@ FAITHFUL_NOTE = f"its class is {FAITHFUL_CLASS}"
 FAITHFUL = Holds(
     name="torch",
     bias=dict.fromkeys(CELLS, BIASES),
-    activations=_any_activation,
+    activations=any_activation,
     directions=frozenset({("forward",), ("reverse",), ("forward", "reverse")}),
     merges=frozenset(MERGES),
     features=frozenset({*FEATURES, "forget constant"}),
