@@ -325,9 +325,9 @@ def _renamed(layers: Sequence[Layer], rename: Mapping[str, str]) -> tuple[Layer,
             raise unknown("layer to rename", old, [layer.label for layer in layers])
 
     def new(name: str) -> str:
-        for old, changed in rename.items():
+        for old in sorted(rename, key=len, reverse=True):  # what is said of a layer, before what is said above it
             if name == old or name.startswith(f"{old}."):
-                return changed + name[len(old) :]
+                return rename[old] + name[len(old) :]
         return name
 
     moved = []
@@ -517,7 +517,8 @@ def _report(before: Layer, after: Fitted) -> Report:
 
 def _not_finite(layer: Layer) -> Iterator[str]:
     """A note if some numbers are NaN or infinite. A sum that is finite says that none is, without a copy."""
-    suspects = [array for array in layer.weights.values() if not math.isfinite(float(array.sum()))]
+    with np.errstate(all="ignore"):  # a sum that overflows makes a suspect, no more
+        suspects = [array for array in layer.weights.values() if not math.isfinite(float(array.sum()))]
     nan, inf = (sum(int(test(xp.host(array)).sum()) for array in suspects) for test in (np.isnan, np.isinf))
     if nan or inf:
         yield f"{nan} NaN and {inf} infinite among its numbers; moved unchanged"

@@ -148,3 +148,13 @@ def test_a_layer_is_picked_on_both_sides() -> None:
         assert {row.layer for row in check(both, both, layers=paths).rows} == set(paths)
         assert {each.layer for each in diff(both, both, layers=paths)} == set(paths)
     assert check(both, both[1].replace(path="renamed"), layers=["b"]).agrees
+
+
+def test_equations_that_overflow_in_the_lesser_dtype_allow_nothing_more() -> None:
+    made = layer("rnn", dtype="float16", activations=["linear"])
+    weights = {name: array * np.float16(60) for name, array in made.weights.items()}
+    wild = made.replace(weights=weights)
+    wrong = wild.replace(weights={**weights, "forward.kernel.n": weights["forward.kernel.n"] * np.float16(1.5)})
+    found = check(wild, wrong)
+    assert any(row.allowed == TOLERANCE["float16"] for row in found.rows)
+    assert not found.agrees
