@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --progress-bar off -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
+DEVICE ?= cpu
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -38,13 +39,8 @@ check: $(VENV)/.test ## ruff, mypy --strict, and who imports whom
 	@echo "==> architecture"
 	@$(PYTEST) -q tests/test_architecture.py
 
-conformance: $(VENV)/.test ## cells x features x framework pairs x dtypes, the long grids too
-	@echo "==> conformance: the whole grid, $(WORKERS) at a time"
-	@$(PYTEST) -n $(WORKERS) conformance
-	@for backend in torch jax; do \
-	  echo "==> conformance: Keras on $$backend"; \
-	  KERAS_BACKEND=$$backend $(PYTEST) -n $(WORKERS) conformance/test_pairs.py -k keras || exit 1; \
-	done
+conformance: $(VENV)/.test ## every case on every backend, and its report; DEVICE=cuda on a GPU, FULL=0.001 for subsets
+	@$(BIN)/python conformance/run.py --device $(DEVICE) --workers $(WORKERS) $(if $(FULL),--full $(FULL))
 
 bench: $(VENV)/.test ## speed and memory; writes the tables of the docs
 	@echo "==> benchmarks"

@@ -1,110 +1,131 @@
-"""The grid, as data: cells x features x ordered pairs of frameworks.
+"""The grid, as data: cells x features x ordered pairs of frameworks x dtypes x sequences, on the device of this run.
 
-A case is a Spec and a pair; whether it agrees or is refused follows from what the two frameworks hold. Sizes are
-pairwise different, no two numbers of a weight are equal, biases are never zero, forward and reverse differ.
+A case is what its id says, e.g. ``lstm-bidirectional / torch->keras[tensorflow] / float32 / cpu``. Whether it agrees or
+is refused follows from its Spec, by the rules of `refused`, which share nothing with the converter's own.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+
+import runtimes
+from refused import refused
+from runtimes import BACKEND, FRAMEWORKS, KERAS, plain
 
 from lstmbridge import Spec
-from lstmbridge.errors import SpecError
+from lstmbridge.testing import CELLS, combinations, spec_of
 
-FRAMEWORKS = ("keras", "torch", "onnx", "gates")
-PAIRS = tuple(itertools.product(FRAMEWORKS, FRAMEWORKS))
+#: The pairs that this process runs. On another Keras backend than tensorflow those with Keras; on jax, which compiles
+#: everything anew, those that a backend can change.
+_ALL = tuple(itertools.product(FRAMEWORKS, FRAMEWORKS))
+_CLOSE = ((KERAS, "torch"), ("torch", KERAS), (KERAS, KERAS), ("gates", KERAS), ("torch", "torch"))
+PAIRS = {
+    "tensorflow": _ALL,
+    "torch": (*(pair for pair in _ALL if KERAS in pair), ("torch", "torch")),
+    "jax": _CLOSE,
+}[BACKEND]
 
-#: Each cell with its variants.
-CELLS: Mapping[str, Mapping[str, Any]] = {
-    "lstm": {"cell": "lstm"},
-    "gru-after": {"cell": "gru", "reset_after": True},
-    "gru-before": {"cell": "gru", "reset_after": False},
-    "rnn-tanh": {"cell": "rnn"},
-    "rnn-relu": {"cell": "rnn", "activations": ("relu",)},
+#: Those that are run on every kind of sequences.
+SEQUENCE_PAIRS: tuple[tuple[str, str], ...] = _ALL if BACKEND == "tensorflow" else _CLOSE[:3]
+
+#: Frameworks with a module of the project's own, for what their stock layers cannot hold.
+FAITHFUL = ("keras", "torch")
+
+#: What a runtime does not compute, though it can be converted: (framework, dtype), for every reason one.
+NOT_COMPUTED = {
+    ("keras[torch]", "float64"): "the torch backend computes float64 layers in float32",
+    ("keras[jax]", "float64"): "become float32 on the jax backend",
+    ("onnx", "float64"): "onnxruntime does not run float64",
+    ("onnx", "bfloat16"): "opset 22",
 }
 
-BOTH = ("forward", "reverse")
+#: Activations that no tolerance of half precision fits: rounding is amplified without bound.
+WILD_IN_HALF = {"exponential": "grows with every step", "thresholded-relu": "jumps at its threshold"}
 
-#: Each feature: the fields of the Spec that it sets.
-FEATURES: Mapping[str, Mapping[str, Any]] = {
-    "plain": {},
-    "no-bias": {"bias": "none"},
-    "dual-bias": {"bias": "dual"},
-    "reverse": {"directions": ("reverse",)},
-    "reverse-as-processed": {"directions": ("reverse",), "processed_order": True},
-    "bidirectional": {"directions": BOTH},
-    "bidirectional-sum": {"directions": BOTH, "merge": "sum"},
-    "bidirectional-mul": {"directions": BOTH, "merge": "mul"},
-    "bidirectional-ave": {"directions": BOTH, "merge": "ave"},
-    "bidirectional-none": {"directions": BOTH, "merge": "none"},
-    "projection": {"projection_size": 3},
-    "peepholes": {"peepholes": True},
-    "coupled": {"coupled": True},
-    "clip": {"clip": 0.4},
-    "cell-clip": {"cell_clip": 0.3},
-    "projection-clip": {"projection_size": 3, "proj_clip": 0.1},
-    "forget-constant": {"forget_constant": 1.0},
-    "hard-sigmoid-0.2": {"gate": ("hard_sigmoid", 0.2, 0.5)},
-    "hard-sigmoid-1/6": {"gate": ("hard_sigmoid", 1 / 6, 0.5)},
-    "relu": {"candidate": ("relu",)},
-    "softsign": {"candidate": ("softsign",)},
-    "scaled-tanh": {"candidate": ("scaled_tanh", 0.7, 1.3)},
-    "input-size-1": {"input_size": 1},
-    "hidden-size-1": {"hidden_size": 1},
-    "square": {"input_size": 11},
-}
+#: Features with which a layer is run on every kind of sequences.
+EVERY_SEQUENCE = ("plain", "reverse", "reverse-as-processed", "bidirectional")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cell with features, from one framework to another."""
+    """One layer, from one framework to another."""
 
     cell: str
     features: tuple[str, ...]
     source: str
     target: str
+    dtype: str
     spec: Spec
+    sequence: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.cell}-{'+'.join(self.features)} / {self.source}->{self.target}"
+    @property
+    def id(self) -> str:
+        """All of it in one line."""
+        what = (
+            f"{self.cell}-{'+'.join(self.features)} / {self.source}->{self.target} / {self.dtype} / {runtimes.DEVICE}"
+        )
+        return f"{what} / {self.sequence}" if self.sequence else what
+
+    __str__ = id.fget  # type: ignore[assignment]
+
+    @cached_property
+    def refused_by_source(self) -> str | None:
+        """Why no stock layer of the source holds it; None if one does."""
+        return refused(plain(self.source), self.spec)
+
+    @cached_property
+    def refused_by_target(self) -> str | None:
+        """Why no stock layer of the target holds it; None if one does."""
+        return refused(plain(self.target), self.spec)
+
+    @property
+    def refused(self) -> str | None:
+        """Why it cannot be converted at all: a side has neither a stock layer nor a module of ours for it."""
+        if self.refused_by_source and plain(self.source) not in FAITHFUL:
+            return self.refused_by_source
+        return self.refused_by_target if plain(self.target) not in FAITHFUL else None
+
+    @property
+    def not_computed(self) -> str | None:
+        """Why one of the two does not run it, though both can hold it; None if both do."""
+        reasons = [NOT_COMPUTED.get((name, self.dtype)) for name in (self.source, self.target)]
+        return next((reason for reason in reasons if reason), None)
+
+    @property
+    def same_kernel(self) -> bool:
+        """Whether both sides run the very same software on the very same numbers, so that not a bit may differ.
+
+        A framework beside itself; and on a GPU cuDNN's LSTM, which torch and Keras' torch and jax backends all run.
+        (Two biases that are merged for Keras are other numbers.)
+        """
+        if self.source == self.target:
+            return True
+        fused = {self.source, self.target} <= {"torch", "keras[torch]", "keras[jax]"} and runtimes.DEVICE != "cpu"
+        usual = Spec(cell="lstm", input_size=self.spec.input_size, hidden_size=self.spec.hidden_size)
+        return fused and self.spec == usual and self.source != "torch"
 
 
-def spec(cell: str, features: tuple[str, ...]) -> Spec | None:
-    """The Spec of a cell with these features; None where they contradict one another."""
-    fields: dict[str, Any] = {"input_size": 5, "hidden_size": 11, **CELLS[cell]}
-    roles = {"gate": ("sigmoid",), "candidate": ("tanh",)}
-    for feature in features:
-        for field, value in FEATURES[feature].items():
-            if field in roles:
-                roles[field] = value
-            elif field in fields and field not in ("input_size", "hidden_size"):
-                return None  # two features that say different things of one field
-            else:
-                fields[field] = value
-    changed = roles != {"gate": ("sigmoid",), "candidate": ("tanh",)}
-    if changed and cell.startswith("rnn") and (roles["gate"] != ("sigmoid",) or "activations" in fields):
-        return None  # a vanilla RNN has no gate to squash
-    if changed:
-        gate, candidate = roles["gate"], roles["candidate"]
-        fields["activations"] = {"lstm": (gate, candidate, candidate), "gru": (gate, candidate), "rnn": (candidate,)}[
-            fields["cell"]
-        ]
-    try:
-        return Spec(**fields)
-    except SpecError:
-        return None  # a GRU with peepholes
+def cases(count: int | None, dtype: str = "float32", pairs: Iterable[tuple[str, str]] = PAIRS) -> Iterator[Case]:
+    """Every case with `count` features beside the cell: 1 for each alone, 2 for every pair, None for every subset."""
+    wild = WILD_IN_HALF if dtype in ("float16", "bfloat16") else {}
+    for cell, features, spec in combinations(count):
+        if not wild.keys() & set(features):
+            yield from (
+                Case(cell, features, source, target, dtype, spec) for source, target in pairs if _stored(dtype, source)
+            )
 
 
-def cases(count: int) -> Iterator[Case]:
-    """Every case with `count` features beside the cell: 1 for each alone, 2 for every pair."""
-    for cell, features in itertools.product(CELLS, itertools.combinations(FEATURES, count)):
-        if count > 1 and "plain" in features:
-            continue
-        found = spec(cell, features)
-        if found is None:
-            continue
-        for source, target in PAIRS:
-            yield Case(cell, features, source, target, found)
+def _stored(dtype: str, source: str) -> bool:
+    """Whether an object of the source can have weights of that dtype at all."""
+    return (source, dtype) not in {("keras[jax]", "float64"), ("onnx", "bfloat16")}
+
+
+def sequence_cases(names: Iterable[str], dtype: str = "float32") -> Iterator[Case]:
+    """Every cell, forward, reverse and both ways, on each of these sequences; long ones forward only."""
+    for name, cell, feature, (source, target) in itertools.product(names, CELLS, EVERY_SEQUENCE, SEQUENCE_PAIRS):
+        spec = spec_of(cell, (feature,))
+        if spec is not None and (name != "long" or feature == "plain"):
+            yield Case(cell, (feature,), source, target, dtype, spec, name)

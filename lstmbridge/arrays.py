@@ -25,6 +25,7 @@ __all__ = [
     "own",
     "permute",
     "same_bits",
+    "to_jax",
     "to_torch",
     "view",
     "zeros_like",
@@ -154,14 +155,24 @@ def to_torch(array: Array) -> Any:
     return torch.from_numpy(native if native.flags.writeable else np.array(native))
 
 
+def to_jax(array: Array) -> Any:
+    """A torch tensor as a jax array on the same device, sharing memory (DLPack)."""
+    return sys.modules["jax"].dlpack.from_dlpack(array.contiguous())
+
+
 def cast(array: Array, dtype: str) -> Array:
-    """`array` in another dtype, by name; the same object where it already has it."""
+    """`array` in another dtype, by name; the same object where it already has it.
+
+    On the host where jax has no float64, as it has not unless it is told to.
+    """
     if kind(array) == "torch":
         return array.to(getattr(sys.modules["torch"], dtype))
     if dtype == "bfloat16":
         import ml_dtypes
 
         return array.astype(ml_dtypes.bfloat16, copy=False)
+    if kind(array) == "jax" and dtype == "float64" and not sys.modules["jax"].config.jax_enable_x64:
+        return host(array).astype(dtype)
     return array.astype(dtype) if str(array.dtype) != dtype else array
 
 

@@ -6,18 +6,20 @@ out. Where a side's framework is not installed the reference stands in for it, a
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from lstmbridge import arrays as xp
 from lstmbridge import reference, registry
-from lstmbridge.contract import Outputs, Reading, ReadOptions
+from lstmbridge.contract import Outputs, Reading, ReadOptions, States
 from lstmbridge.errors import Disagreement, LayoutError, MissingFramework
 from lstmbridge.layer import Layer
 from lstmbridge.pipeline import read_all, select
@@ -25,8 +27,9 @@ from lstmbridge.tensorfile import numpy_dtype
 
 __all__ = ["TOLERANCE", "Agreement", "Difference", "GateDifference", "Row", "check", "diff"]
 
-#: The largest |difference| allowed, by the dtype of the less precise side. The one place where it is said.
-TOLERANCE: Mapping[str, float] = {"float64": 1e-12, "float32": 2e-6, "float16": 4e-3, "bfloat16": 4e-2}
+#: The largest |difference| allowed, by the dtype of the less precise side. The one place where it is said. ``tf32`` is
+#: float32 on a GPU that is allowed to multiply in TensorFloat-32 (10 bits of mantissa).
+TOLERANCE: Mapping[str, float] = {"float64": 1e-12, "float32": 2e-6, "tf32": 2e-3, "float16": 4e-3, "bfloat16": 4e-2}
 
 #: Large trained weights lose more than that to rounding. What the equations themselves lose when they are computed in
 #: the lesser dtype is measured, and so many times as much is allowed where that is more than `TOLERANCE`.
@@ -37,11 +40,17 @@ Float = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two arrays are apart: the largest |difference|, and where it is."""
+    """How far two arrays are apart: the largest |difference|, and where it is.
+
+    differing  how many numbers are further apart than allowed
+    unequal    how many are not the very same
+    compared   how many there were to compare
+    """
 
     largest: float
     where: tuple[int, ...] = ()
     differing: int = 0
+    unequal: int = 0
     size: int = 0
     compared: int = 0
 
@@ -57,7 +66,8 @@ class Difference:
             return cls(0.0)
         at = np.unravel_index(int(np.argmax(gap)), gap.shape)
         compared = gap.size - int((np.isnan(a) & np.isnan(b)).sum())
-        return cls(float(gap[at]), tuple(int(n) for n in at), int((gap > allowed).sum()), gap.size, compared)
+        counts = (int((gap > allowed).sum()), int((gap > 0).sum()), gap.size, compared)
+        return cls(float(gap[at]), tuple(int(n) for n in at), *counts)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Row:
 
     a_b, a_reference, b_reference: the three pairs of witnesses
     allowed: `TOLERANCE`, or `ROUNDING` times what the equations lose in this dtype on these sequences, if that is more
+    ulp: the distance of neighbouring numbers of this dtype at the largest |number| of the reference
     """
 
     layer: str
@@ -74,6 +85,7 @@ class Row:
     a_reference: Difference
     b_reference: Difference
     allowed: float
+    ulp: float = math.nan
 
     @property
     def agrees(self) -> bool:
@@ -174,8 +186,11 @@ def check(
     time: int = 17,
     seed: int = 0,
     lengths: Sequence[int] | None = None,
+    mask: npt.ArrayLike | None = None,
     states: bool = True,
     layers: Sequence[str] = (),
+    rounding: float = ROUNDING,
+    tolerance: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
 ) -> Agreement:
@@ -184,8 +199,13 @@ def check(
     a, b     objects or paths; their layers are paired by label, or where the labels differ, in order
     batch, time, seed  the sequences: standard normal, from `numpy.random.default_rng(seed)`
     lengths  of each sequence (b,); None: all full
+    mask     which steps of each sequence count (b, t), in place of lengths; a framework that knows only lengths is
+             given the steps that count, moved together, and a note says so
     states   begin with random initial states rather than zeros
     layers   only these paths of `a`, and of `b` where it has them, too
+    rounding so many times what the equations lose in the lesser dtype is allowed, where that is more than `TOLERANCE`;
+             0: `TOLERANCE` alone
+    tolerance the row of `TOLERANCE`, where it is not that of the dtype: ``tf32`` on a GPU with TensorFloat-32
     progress called as (what, done, total) on the way
     options  the fields of `ReadOptions`
 
@@ -197,8 +217,7 @@ def check(
     >>> check(layer, layer).agrees
     True
     """
-    if lengths is not None:
-        _check_lengths(lengths, batch, time)
+    keep = _steps(batch, time, lengths, mask)
     left, right = _Side.of(a, options, layers), _Side.of(b, options, ())
     right.layers = _in_order(_named(right.layers, layers), left.layers)
     _pairable(left.layers, right.layers)
@@ -209,19 +228,75 @@ def check(
         if progress is not None:
             progress(f"checking {mine[0].label}", start, len(left.layers))
         dtype = max(left.layers[start].dtype, right.layers[start].dtype, key=TOLERANCE.__getitem__)
-        given = _Given(rng, mine, batch, time, dtype, states, lengths)
+        given = _Given(rng, mine, batch, time, dtype, states, keep)
         truth = _reference(mine, given)
         with np.errstate(all="ignore"):  # equations that overflow in the lesser dtype allow nothing more: `_allowed`
             rounded = _reference(mine, given, dtype)
-        rows += _compare(left.run(start, stop, given), right.run(start, stop, given), truth, rounded, mine, dtype)
+        ran = (left.run(start, stop, given), right.run(start, stop, given))
+        rows += _compare(*ran, truth, rounded, mine, _Rule(tolerance or dtype, dtype, rounding))
     a_name, b_name = (left.who, right.who) if left.who != right.who else (f"{left.who} a", f"{right.who} b")
     return Agreement(a_name, b_name, tuple(rows), (*left.notes, *right.notes))
 
 
-def _check_lengths(lengths: Sequence[int], batch: int, time: int) -> None:
-    if len(lengths) != batch or not all(0 <= length <= time for length in lengths):
+def _steps(batch: int, time: int, lengths: Sequence[int] | None, mask: npt.ArrayLike | None) -> _Steps:
+    """Which steps count. Errors: LayoutError for lengths or a mask that do not go with the sequences."""
+    if lengths is not None and mask is not None:
+        raise LayoutError("lengths and a mask", "expected one of them")
+    if lengths is not None and (len(lengths) != batch or not all(0 <= length <= time for length in lengths)):
         expected = f"expected {batch} of them, one a sequence, each from 0 to {time}"
         raise LayoutError(f"lengths {', '.join(map(str, lengths))}", expected)
+    if mask is None:
+        return _Steps(None if lengths is None else tuple(lengths), None)
+    found = np.asarray(mask, bool)
+    if found.shape != (batch, time):
+        raise LayoutError(f"mask has shape {found.shape}", f"expected (b, t) = {(batch, time)}")
+    return _Steps(None, found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """Which steps count: the first so many of each sequence, or those of a mask (b, t); all if neither is there."""
+
+    lengths: tuple[int, ...] | None
+    mask: npt.NDArray[np.bool_] | None
+
+    def together(self, array: Float) -> Float:
+        """The steps of (b, t, f) that count, moved to the front of each sequence; zeros behind them."""
+        assert self.mask is not None
+        moved = np.zeros_like(array)
+        for row, keep, to in zip(array, self.mask, moved, strict=True):
+            to[: keep.sum()] = row[keep]
+        return moved
+
+    def apart(self, array: Float) -> Float:
+        """What `together` did, undone; zeros on the steps that do not count."""
+        assert self.mask is not None
+        back = np.zeros_like(array)
+        for row, keep, to in zip(array, self.mask, back, strict=True):
+            to[keep] = row[: keep.sum()]
+        return back
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What may differ: that row of `TOLERANCE`, or `rounding` times what the equations lose in the dtype."""
+
+    row: str
+    dtype: str
+    rounding: float
+
+    def allowed(self, lost: float) -> float:
+        """The largest |difference| allowed where the equations lose so much; overflow is no rounding."""
+        table = TOLERANCE[self.row]
+        return max(table, self.rounding * lost) if np.isfinite(lost) else table
+
+    def ulp(self, truth: Float) -> float:
+        """The distance of neighbouring numbers of the dtype at the largest |number|."""
+        largest = float(np.max(np.abs(truth), initial=0.0))
+        return float(2.0 ** (math.floor(math.log2(largest)) - _MANTISSA[self.dtype])) if largest > 0 else math.nan
+
+
+_MANTISSA: Mapping[str, int] = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}  # bits
 
 
 class _Given:
@@ -235,7 +310,7 @@ class _Given:
         time: int,
         dtype: str,
         states: bool,
-        lengths: Sequence[int] | None,
+        steps: _Steps,
     ) -> None:
         def draw(*shape: int, scale: float = 1.0) -> Float:
             return np.asarray(np.asarray(scale * rng.normal(size=shape)).astype(numpy_dtype(dtype)), np.float64)
@@ -244,7 +319,7 @@ class _Given:
         specs = [layer.spec for layer in layers]
         self.h0 = [draw(len(s.directions), batch, s.state_size, scale=0.5) for s in specs] if states else None
         self.c0 = [draw(len(s.directions), batch, s.hidden_size, scale=0.5) for s in specs] if states else None
-        self.lengths = lengths
+        self.steps = steps
 
 
 class _Side:
@@ -286,7 +361,7 @@ class _Side:
             h0 = given.h0[mine] if given.h0 is not None else None
             c0 = given.c0[mine] if given.c0 is not None else None
             try:
-                outputs = self.live.run(self.obj, self.layers[begin:end], x, h0, c0, given.lengths)
+                outputs = self._module(self.layers[begin:end], x, h0, c0, given.steps)
             except MissingFramework as error:  # a framework whose objects can be had without what runs them
                 self.live, self.notes = None, (*self.notes, f"{self.name} was run by the reference: {error.headline}")
                 return _reference(self.layers[start:stop], given)
@@ -295,14 +370,29 @@ class _Side:
             c += list(outputs.c)
         return Outputs(x, h, c)
 
+    def _module(self, layers: Sequence[Layer], x: Float, h0: States, c0: States, steps: _Steps) -> Outputs:
+        """One module; where its framework takes no mask, on the steps that count, moved together."""
+        if steps.mask is None:
+            return cast(Outputs, self.live.run(self.obj, layers, x, h0, c0, steps.lengths))
+        if "mask" in inspect.signature(self.live.run).parameters:
+            return cast(Outputs, self.live.run(self.obj, layers, x, h0, c0, None, mask=steps.mask))
+        note = f"{self.name} takes lengths, no mask: it was given the steps that count, moved together"
+        self.notes = tuple(dict.fromkeys((*self.notes, note)))
+        lengths = steps.mask.sum(axis=1).tolist()
+        ran = self.live.run(self.obj, layers, steps.together(x), h0, c0, lengths)
+        flip = slice(None, None, -1 if layers[-1].spec.processed_order else None)
+        return Outputs(steps.apart(np.asarray(ran.y)[:, flip])[:, flip], ran.h, ran.c)
+
 
 def _only(reading: Reading, layers: Sequence[str]) -> Reading:
     return replace(reading, layers=select(reading.layers, layers))
 
 
 def _reference(layers: Sequence[Layer], given: _Given, dtype: str = "float64") -> Outputs:
-    states = {"h0": given.h0, "c0": given.c0}
-    outcomes = reference.run_stack(layers, given.x, lengths=given.lengths, dtype=numpy_dtype(dtype), **states)
+    outcomes = reference.run_stack(
+        layers, given.x, h0=given.h0, c0=given.c0,
+        lengths=given.steps.lengths, mask=given.steps.mask, dtype=numpy_dtype(dtype),
+    )  # fmt: skip
     return Outputs(outcomes[-1].y, [each.h for each in outcomes], [each.c for each in outcomes])
 
 
@@ -326,23 +416,18 @@ def _segments(a: Sequence[Layer], b: Sequence[Layer]) -> Iterator[tuple[int, int
 
 
 def _compare(
-    a: Outputs, b: Outputs, truth: Outputs, rounded: Outputs, layers: Sequence[Layer], dtype: str
+    a: Outputs, b: Outputs, truth: Outputs, rounded: Outputs, layers: Sequence[Layer], rule: _Rule
 ) -> Iterator[Row]:
     def row(label: str, output: str, x: Any, y: Any, z: Any, lost: Any) -> Row:
-        allowed = _allowed(dtype, Difference.of(lost, z, 0.0).largest)
+        allowed = rule.allowed(Difference.of(lost, z, 0.0).largest)
         gaps = [Difference.of(np.asarray(p), np.asarray(q), allowed) for p, q in ((x, y), (x, z), (y, z))]
-        return Row(label, output, gaps[0], gaps[1], gaps[2], allowed)
+        return Row(label, output, gaps[0], gaps[1], gaps[2], allowed, rule.ulp(np.asarray(z)))
 
     yield row(layers[-1].label, "y", a.y, b.y, truth.y, rounded.y)
     for n, layer in enumerate(layers):
         yield row(layer.label, "h", a.h[n], b.h[n], truth.h[n], rounded.h[n])
         if layer.spec.cell == "lstm":
             yield row(layer.label, "c", a.c[n], b.c[n], truth.c[n], rounded.c[n])
-
-
-def _allowed(dtype: str, lost: float) -> float:
-    """What may differ: the table, or more where the equations lose more to rounding; overflow is no rounding."""
-    return max(TOLERANCE[dtype], ROUNDING * lost) if np.isfinite(lost) else TOLERANCE[dtype]
 
 
 def _named(layers: Sequence[Layer], paths: Sequence[str]) -> tuple[Layer, ...]:

@@ -8,7 +8,8 @@ A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who
                   FAITHFUL_NOTE (how it is loaded), and ASKED (cell -> fields of the Spec that arrays never tell and
                   nobody may guess); imports no framework
     live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
-                  run(obj, layers, x, h0, c0, lengths); imports its framework at the top
+                  run(obj, layers, x, h0, c0, lengths), optionally gradients(...) and tensors(obj); imports its
+                  framework at the top
     files.py      read(path, options), write(targets, path, options); no framework where the format allows it
 
 A folder without `live` is for files only, one without both for `layouts` only.
@@ -28,7 +29,17 @@ from lstmbridge.fit import Fitted, Holds
 from lstmbridge.layer import Layer
 from lstmbridge.notation import Layout
 
-__all__ = ["FilesRoom", "LayoutRoom", "LiveRoom", "Outputs", "ReadOptions", "Reading", "WriteOptions"]
+__all__ = [
+    "FilesRoom",
+    "Gradients",
+    "LayoutRoom",
+    "LiveRoom",
+    "Outputs",
+    "ReadOptions",
+    "Reading",
+    "States",
+    "WriteOptions",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +102,18 @@ class Outputs:
 States = Sequence[npt.NDArray[np.float64]] | None
 
 
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """The gradient of one number that was computed from the outputs of consecutive layers, on the host.
+
+    x        (b, t, i)
+    weights  one dict a layer: what `Layer.weights` has, name by name, each the gradient of that weight
+    """
+
+    x: npt.NDArray[Any]
+    weights: Sequence[Mapping[str, npt.NDArray[Any]]]
+
+
 class LayoutRoom(Protocol):
     """layout.py: data, and nothing imported but the core."""
 
@@ -107,7 +130,14 @@ class LiveRoom(Protocol):
     assign  writes the weights of `layers`, as `read` gave them, back into the object they were read from
     load    the live object of a file of this framework
     run     runs that part of `obj` which `layers` were read from (consecutive, of one path) on x (b, t, i), with
-            initial states h0 (d, b, p) and c0 (d, b, h) a layer, and lengths (b,)
+            initial states h0 (d, b, p) and c0 (d, b, h) a layer, and lengths (b,). Where it also takes `mask` (b, t),
+            any step may be left out; a run without that parameter is given the steps that count, moved together
+
+    and, where the framework has them, two that the conformance checks use:
+
+    gradients  (obj, layers, x, h0, c0, lengths, pull) -> Gradients, by the framework's own differentiation, of
+               sum(y * pull.y) + sum(h * pull.h) + sum(c * pull.c); a weight's gradient stands where the weight stands
+    tensors    (obj) -> every array of the object that holds weights, recurrent or not, by the framework's own name
     """
 
     read: Callable[[Any, ReadOptions], Reading]

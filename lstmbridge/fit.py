@@ -248,7 +248,10 @@ def _pad(layer: Layer, form: str) -> Layer:
 
 
 def _fold(layer: Layer, constant: float) -> Layer:
-    folded = {n: array + constant if n.endswith(".bias.f") else array for n, array in layer.weights.items()}
+    folded = {  # numpy makes float32 of bfloat16 and a number
+        n: xp.cast(array + constant, layer.dtype) if n.endswith(".bias.f") else array
+        for n, array in layer.weights.items()
+    }
     return layer.replace(spec=layer.spec.replace(forget_constant=0.0), weights=folded)
 
 

@@ -209,6 +209,7 @@ def run_stack(
     h0: Sequence[npt.ArrayLike] | None = None,
     c0: Sequence[npt.ArrayLike] | None = None,
     lengths: Sequence[int] | None = None,
+    mask: npt.ArrayLike | None = None,
     dtype: npt.DTypeLike = np.float64,
 ) -> list[Outcome]:
     """The layers one after another, each reading the outputs of the one before: an Outcome a layer."""
@@ -216,7 +217,7 @@ def run_stack(
     for n, layer in enumerate(layers):
         inputs = outcomes[-1].y if outcomes else x
         states = {"h0": h0[n] if h0 is not None else None, "c0": c0[n] if c0 is not None else None}
-        outcomes.append(run(layer, inputs, lengths=lengths, dtype=dtype, **states))
+        outcomes.append(run(layer, inputs, lengths=lengths, mask=mask, dtype=dtype, **states))
     return outcomes
 
 

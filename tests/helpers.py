@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lstmbridge import Layer, Spec
+from lstmbridge.testing import labelled_layer, telling_layer
 
 BATCH, TIME, INPUT, HIDDEN, PROJECTION = 2, 7, 5, 11, 3
 
@@ -21,22 +22,11 @@ def layer(cell: str = "lstm", *, dtype: str = "float32", seed: int = 0, path: st
     return layer_of(spec(cell, **features), dtype=dtype, seed=seed, path=path)
 
 
-def layer_of(spec: Spec, *, dtype: str = "float32", seed: int = 0, **fields: Any) -> Layer:
-    """A layer of a Spec with random weights, all different."""
-    rng = np.random.default_rng(seed)
-    weights = {name: (0.2 * rng.normal(size=spec.shape(name))).astype(dtype) for name in spec.names()}
-    return Layer(spec=spec, weights=weights, **fields)
+#: A layer of a Spec with random weights, all different.
+layer_of = telling_layer
 
-
-def labelled(spec: Spec, **fields: Any) -> Layer:
-    """A layer whose every number says which entry it is; exact in float32."""
-    start, weights = 1, {}
-    for name in spec.names():
-        shape = spec.shape(name)
-        count = int(np.prod(shape))
-        weights[name] = np.arange(start, start + count, dtype="float32").reshape(shape)
-        start += count
-    return Layer(spec=spec, weights=weights, **fields)
+#: A layer whose every number says which entry it is; exact in float32.
+labelled = labelled_layer
 
 
 def sequences(spec: Spec, *, batch: int = BATCH, time: int = TIME, seed: int = 1) -> np.ndarray:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
+import importlib
 import io
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import lstmbridge
 from lstmbridge import registry
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +73,15 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
                 exec(compile(block, f"{page.name}[{number}]", "exec"), names)
         elif language == "console":
             run_console(block, tmp_path)
+
+
+MODULES = sorted(info.name for info in pkgutil.walk_packages(lstmbridge.__path__, "lstmbridge."))
+
+
+@pytest.mark.parametrize("name", ["lstmbridge", *(name for name in MODULES if ".cli" not in name)])
+def test_every_example_in_a_docstring_runs(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert not found.failed
 
 
 def test_no_block_is_of_a_kind_that_would_not_run() -> None:

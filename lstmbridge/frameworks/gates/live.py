@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from lstmbridge import arrays as xp
 from lstmbridge.contract import Outputs, Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import LayoutError
+from lstmbridge.errors import LayoutError, Unsupported
 from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.gates import files
-from lstmbridge.layer import Layer
+from lstmbridge.layer import Array, Layer
 from lstmbridge.reference import run_stack
 
-__all__ = ["assign", "build", "load", "read", "run"]
+__all__ = ["assign", "build", "load", "read", "run", "tensors"]
 
 
 def read(obj: Any, options: ReadOptions) -> Reading:
@@ -31,6 +31,12 @@ def read(obj: Any, options: ReadOptions) -> Reading:
     return Reading(layers)
 
 
+def tensors(obj: Any) -> dict[str, Array]:
+    """Every weight of the layers: ``encoder.rnn.forward.kernel.f``, without the dot where a layer has no label."""
+    layers = read(obj, ReadOptions()).layers
+    return {f"{layer.label}.{name}".lstrip("."): array for layer in layers for name, array in layer.weights.items()}
+
+
 def build(targets: Sequence[Fitted], options: WriteOptions) -> tuple[Layer, ...]:
     """The layers, each on memory of its own."""
     return tuple(
@@ -40,10 +46,17 @@ def build(targets: Sequence[Fitted], options: WriteOptions) -> tuple[Layer, ...]
 
 
 def assign(obj: Any, layers: Sequence[Layer]) -> None:
-    """Writes the layers' weights into the memory of those of `obj` that have the same label."""
+    """Writes the layers' weights into the memory of those of `obj` that have the same label.
+
+    Errors: Unsupported for arrays that nobody can write (jax's).
+    """
     known = {layer.label: layer for layer in read(obj, ReadOptions()).layers}
     for layer in layers:
         for name, array in layer.weights.items():
+            if xp.kind(known[layer.label][name]) == "jax":
+                raise Unsupported(
+                    "a Layer of jax arrays cannot be written in place", "layer.replace(weights=...) makes another"
+                )
             known[layer.label][name][...] = array
 
 
@@ -59,7 +72,8 @@ def run(
     h0: Sequence[npt.NDArray[Any]] | None,
     c0: Sequence[npt.NDArray[Any]] | None,
     lengths: Sequence[int] | None,
+    mask: npt.NDArray[np.bool_] | None = None,
 ) -> Outputs:
     """What the equations give."""
-    outcomes = run_stack(layers, np.asarray(x), h0=h0, c0=c0, lengths=lengths)
+    outcomes = run_stack(layers, np.asarray(x), h0=h0, c0=c0, lengths=lengths, mask=mask)
     return Outputs(outcomes[-1].y, [each.h for each in outcomes], [each.c for each in outcomes])

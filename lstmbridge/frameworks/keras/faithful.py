@@ -23,10 +23,17 @@ __all__ = ["Recurrent"]
 Tensor = Any
 Shape = tuple[int | None, ...]
 
+
+def _orthogonal(shape: Shape, dtype: Any = None) -> Tensor:
+    """Keras' orthogonal initial weights; by way of float32 where tensorflow has no QR factorization of the dtype."""
+    wide = "float32" if dtype == "bfloat16" else dtype
+    return ops.cast(keras.initializers.Orthogonal()(shape, dtype=wide), dtype)
+
+
 #: How each part starts, as in Keras' own layers.
-INITIALIZERS = {
+INITIALIZERS: Mapping[str, Any] = {
     "kernel": "glorot_uniform",
-    "recurrent_kernel": "orthogonal",
+    "recurrent_kernel": _orthogonal,
     "bias": "zeros",
     "peephole": "zeros",
     "projection": "glorot_uniform",

@@ -1,27 +1,30 @@
-"""Keras objects, on whichever backend Keras runs: read, built, written in place, run."""
+"""Keras objects, on whichever backend Keras runs: read, built, written in place, run and differentiated."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import numpy.typing as npt
 
-from lstmbridge.contract import Outputs, Reading, ReadOptions, States, WriteOptions
+from lstmbridge.contract import Gradients, Outputs, Reading, ReadOptions, States, WriteOptions
 from lstmbridge.errors import FileError, LayoutError, Unsupported, unknown
 from lstmbridge.fit import Fitted, fit
 from lstmbridge.frameworks.keras import files
+from lstmbridge.frameworks.keras.gradients import gradients_of
 from lstmbridge.frameworks.keras.graph import wanted
 from lstmbridge.frameworks.keras.layout import FAITHFUL, HOLDS, KERAS3, dialect
 from lstmbridge.frameworks.keras.model import Unit, container, units
 from lstmbridge.frameworks.keras.nodes import Node, make_layers
-from lstmbridge.frameworks.keras.objects import CELL_CLASSES, Finder, classes, fetcher, fill, node
+from lstmbridge.frameworks.keras.objects import CELL_CLASSES, Finder, array, classes, fetcher, fill, named, node
 from lstmbridge.frameworks.keras.running import run_layer
 from lstmbridge.layer import Layer
 
-__all__ = ["assign", "build", "load", "read", "run"]
+__all__ = ["assign", "build", "gradients", "load", "read", "run", "tensors"]
 
 
 def read(obj: Any, options: ReadOptions) -> Reading:
@@ -46,8 +49,13 @@ def read(obj: Any, options: ReadOptions) -> Reading:
             notes.append(f"{path or layer.name} is stateful: its state of this moment is not taken along")
     if not layers:
         raise unknown("layer", options.only[0], found.layers)
-    left = tuple(variable.path for variable in obj.weights if id(variable) not in used)
+    left = tuple(name for name, variable in named(obj).items() if id(variable) not in used)
     return Reading(tuple(layers), left, tuple(notes))
+
+
+def tensors(obj: Any) -> dict[str, Any]:
+    """Every weight of a Keras layer or model by the path of its variable, as `read` gives arrays."""
+    return {name: array(variable) for name, variable in named(obj).items()}
 
 
 def _find(obj: Any) -> Finder:
@@ -86,8 +94,10 @@ def build(targets: Sequence[Fitted], options: WriteOptions) -> Any:
 
     One layer gives an LSTM, GRU, SimpleRNN, Bidirectional, RNN or our own Recurrent, built, that returns sequences; one
     that came from Keras has its config. Several give a Sequential of one chain, or a model with an input a chain, each
-    layer under its label. Errors: those of `lstmbridge.frameworks.keras.model.units`.
+    layer under its label. Errors: those of `lstmbridge.frameworks.keras.model.units`; Unsupported for float64 on the
+    jax backend, unless jax was told to have it.
     """
+    _expect_dtypes(targets)
     made = units(targets, options, cells=True)
     if len(made) > 1:
         return _model(made)
@@ -95,6 +105,18 @@ def build(targets: Sequence[Fitted], options: WriteOptions) -> Any:
     _build(layer, made[0].layers[0].spec.input_size)
     fill(layer, made[0].layers, "")
     return layer
+
+
+def _expect_dtypes(targets: Sequence[Fitted]) -> None:
+    """The backend has the targets' dtypes. Errors: Unsupported."""
+    if keras.backend.backend() != "jax" or sys.modules["jax"].config.jax_enable_x64:
+        return
+    for each in targets:
+        if each.layer.dtype == "float64":
+            raise Unsupported(
+                f"keras {each.layer.label or 'layer'}: float64 weights become float32 on the jax backend",
+                "run it with KERAS_BACKEND=tensorflow, or cast the layer first",
+            )
 
 
 def _build(layer: Any, features: int) -> None:
@@ -158,9 +180,34 @@ def run(
     h0: States,
     c0: States,
     lengths: Sequence[int] | None,
+    mask: npt.NDArray[np.bool_] | None = None,
 ) -> Outputs:
     """What the Keras layer at the layers' path gives, whatever it returns by itself; a cell is walked by an RNN.
 
     Errors: UnknownName for a path that is not there; those of `lstmbridge.frameworks.keras.running.run_layer`.
     """
-    return run_layer(_at(obj, layers[0].path), layers, x, h0, c0, lengths)
+    keep = mask if lengths is None else _counted(lengths, x)
+    return run_layer(_at(obj, layers[0].path), layers, x, h0, c0, keep)
+
+
+def gradients(
+    obj: Any,
+    layers: Sequence[Layer],
+    x: npt.NDArray[Any],
+    h0: States,
+    c0: States,
+    lengths: Sequence[int] | None,
+    pull: Outputs,
+) -> Gradients:
+    """The gradient of sum(y * pull.y) + sum(h * pull.h) + sum(c * pull.c) by the backend, of what `run` runs.
+
+    A variable that is not trainable has none: zeros. Errors: those of `run`.
+    """
+    keep = None if lengths is None else _counted(lengths, x)
+    return gradients_of(_at(obj, layers[0].path), layers, x, h0, c0, keep, pull)
+
+
+def _counted(lengths: Sequence[int], x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """The mask (b, t) of those lengths."""
+    keep: npt.NDArray[np.bool_] = np.arange(x.shape[1]) < np.asarray(lengths)[:, None]
+    return keep

@@ -16,7 +16,7 @@ from lstmbridge.frameworks.keras.layout import LAYOUTS
 from lstmbridge.frameworks.keras.nodes import FAITHFUL_NAME, CellAt, Node, is_recurrent, levels, plain
 from lstmbridge.layer import Array, Layer
 
-__all__ = ["CELL_CLASSES", "Finder", "classes", "fetcher", "fill", "node"]
+__all__ = ["CELL_CLASSES", "Finder", "array", "classes", "fetcher", "fill", "named", "node", "slots"]
 
 CELL_CLASSES = (kl.LSTMCell, kl.GRUCell, kl.SimpleRNNCell)
 RECURRENT = (kl.RNN, kl.Bidirectional, kl.StackedRNNCells, *CELL_CLASSES)
@@ -160,12 +160,27 @@ def fetcher(layer: Any, path: str, used: set[int]) -> Callable[[CellAt | None], 
     def fetch(cell: CellAt | None) -> Mapping[str, Array]:
         found = variables(layer, cell, path)
         used.update(map(id, found.values()))
-        return {name: _array(variable) for name, variable in found.items()}
+        return {name: array(variable) for name, variable in found.items()}
 
     return fetch
 
 
-def _array(variable: Any) -> Array:
+def named(obj: Any) -> dict[str, Any]:
+    """Every variable that is a weight of an object, by its path; of several with one path, the later get a number.
+
+    The number begins at 2: ``lstm/kernel``, ``lstm/kernel_2``.
+    """
+    found: dict[str, Any] = {}
+    for variable in obj.weights:
+        name, number = variable.path, 1
+        while name in found:
+            number += 1
+            name = f"{variable.path}_{number}"
+        found[name] = variable
+    return found
+
+
+def array(variable: Any) -> Array:
     """A variable's array: torch's without its gradient, jax's as it is, tensorflow's on the host."""
     backend = keras.backend.backend()
     if backend == "torch":
@@ -175,20 +190,20 @@ def _array(variable: Any) -> Array:
 
 def fill(keras_layer: Any, layers: Sequence[Layer], path: str) -> None:
     """Writes the weights of `layers` into the variables they stand for. Errors: LayoutError for other shapes."""
-    for layer, slots in _slots(keras_layer, layers, path):
+    for layer, places in slots(keras_layer, layers, path):
         packed = LAYOUTS[layer.spec.cell].pack(layer.weights, layer.spec)
-        there = {key: tuple(int(n) for n in variable.shape) for key, variable in slots.items()}
-        given = {key: tuple(array.shape) for key, array in packed.items()}
+        there = {key: tuple(int(n) for n in variable.shape) for key, variable in places.items()}
+        given = {key: tuple(each.shape) for key, each in packed.items()}
         if there != given:
             raise LayoutError(f"{who(keras_layer, path)}: its variables have the shapes {there}", f"given are {given}")
-        for key, variable in slots.items():
+        for key, variable in places.items():
             _expect_dtype(variable, layer, who(keras_layer, path))
-            variable.assign(_native(packed[key]))
+            variable.assign(_native(packed[key], variable))
 
 
 def _expect_dtype(variable: Any, layer: Layer, whose: str) -> None:
     """The backend keeps the layer's dtype (jax has no float64 unless it is told to). Errors: Unsupported."""
-    found = str(_array(variable).dtype).removeprefix("torch.")
+    found = str(array(variable).dtype).removeprefix("torch.")
     if found != layer.dtype:
         raise Unsupported(
             f"{whose}: {layer.dtype} weights become {found} on the {keras.backend.backend()} backend",
@@ -196,7 +211,7 @@ def _expect_dtype(variable: Any, layer: Layer, whose: str) -> None:
         )
 
 
-def _slots(keras_layer: Any, layers: Sequence[Layer], path: str) -> Iterator[tuple[Layer, dict[str, Any]]]:
+def slots(keras_layer: Any, layers: Sequence[Layer], path: str) -> Iterator[tuple[Layer, dict[str, Any]]]:
     """Each layer with the variables it stands in, by the names of `LAYOUTS`."""
     found = levels(node(keras_layer, path), who(keras_layer, path))
     for layer in layers:
@@ -209,9 +224,17 @@ def _slots(keras_layer: Any, layers: Sequence[Layer], path: str) -> Iterator[tup
             yield layer, {f"{d}.{name}": variable for d, each in of.items() for name, variable in each.items()}
 
 
-def _native(array: Array) -> Any:
-    """An array as the backend takes it: its own, on its device; else the host's."""
+def _native(given: Array, variable: Any) -> Any:
+    """An array as the backend takes it: its own; another framework's by DLPack on the same device; else the host's."""
     backend = keras.backend.backend()
-    if xp.kind(array) == backend:
-        return array
-    return xp.to_torch(xp.host(array)) if backend == "torch" else xp.host(array)
+    if xp.kind(given) == backend:
+        return given
+    if backend == "tensorflow" or xp.kind(given) == "numpy" or not _together(given, array(variable)):
+        return xp.to_torch(xp.host(given)) if backend == "torch" else xp.host(given)
+    return xp.to_torch(given) if backend == "torch" else xp.to_jax(given)
+
+
+def _together(one: Array, other: Array) -> bool:
+    """Whether two arrays of torch or jax live on the same device."""
+    cpu, gpu = ({"cpu" in xp.device(each).lower() for each in (one, other)} == {here} for here in (True, False))
+    return cpu or (gpu and xp.device(one).rpartition(":")[2] == xp.device(other).rpartition(":")[2])

@@ -17,39 +17,55 @@ from lstmbridge.errors import Unsupported
 from lstmbridge.frameworks.keras.objects import CELL_CLASSES
 from lstmbridge.layer import Layer
 
-__all__ = ["run_layer"]
+__all__ = ["Host", "call", "host", "run_layer", "runnable_of", "tensor"]
 
 Host = npt.NDArray[Any]
 
 
 def run_layer(
-    keras_layer: Any, layers: Sequence[Layer], x: Host, h0: States, c0: States, lengths: Sequence[int] | None
+    keras_layer: Any, layers: Sequence[Layer], x: Host, h0: States, c0: States, keep: npt.NDArray[np.bool_] | None
 ) -> Outputs:
     """What a Keras layer gives for x (b, t, i), where `layers` are it, or some consecutive levels of it.
 
-    The layer is as it was afterwards. Errors: Unsupported for float64 with a backend that computes it in float32, and
-    for lengths in stacked cells that go backwards (each level would begin in the padding).
+    `keep` (b, t) says which steps count; None: all of them.
+
+    The layer is as it was afterwards. Errors: those of `runnable_of`.
+    """
+    runnable = runnable_of(keras_layer, layers, masked=keep is not None)
+    found = call(runnable, layers, tensor(x, layers[0].dtype), h0, c0, keep)
+    return _outputs(layers, [host(each) for each in found], keep)
+
+
+def runnable_of(keras_layer: Any, layers: Sequence[Layer], *, masked: bool) -> Any:
+    """The layer itself; for a cell, or for some of the stacked cells, an RNN of them; of a stateful layer a copy.
+
+    Errors: Unsupported for float64 with a backend that computes it in float32, and for a mask in stacked cells that go
+    backwards (each level would begin in the padding).
     """
     backend = keras.backend.backend()
     if layers[0].dtype == "float64" and backend != "tensorflow":
         raise Unsupported(
             f"keras: the {backend} backend computes float64 layers in float32", "run it with KERAS_BACKEND=tensorflow"
         )
-    if lengths is not None and len(layers) > 1 and layers[0].spec.processed_order:
-        raise Unsupported(f"keras RNN {layers[0].path!r}: lengths in stacked cells that go backwards", "leave one out")
-    runnable = _runnable(keras_layer, layers)
-    keep = None if lengths is None else np.arange(x.shape[1]) < np.asarray(lengths)[:, None]
+    if masked and len(layers) > 1 and layers[0].spec.processed_order:
+        raise Unsupported(f"keras RNN {layers[0].path!r}: a mask in stacked cells that go backwards", "leave one out")
+    return _runnable(keras_layer, layers)
+
+
+def call(
+    runnable: Any, layers: Sequence[Layer], x: Any, h0: States, c0: States, keep: npt.NDArray[np.bool_] | None
+) -> list[Any]:
+    """What a layer gives for a tensor x (b, t, i): its outputs (two for ``none``), then every state, level by level."""
     with _giving_all(runnable):
         found = runnable(
-            _tensor(x, layers[0]),
+            x,
             initial_state=_states(layers, h0, c0, len(x)),
             mask=None if keep is None else keras.ops.convert_to_tensor(keep),
         )
-    return _outputs(layers, [_host(each) for each in keras.tree.flatten(found)], keep)
+    return list(keras.tree.flatten(found))
 
 
 def _runnable(layer: Any, layers: Sequence[Layer]) -> Any:
-    """The layer itself; for a cell, or for some of the stacked cells, an RNN of them; of a stateful layer a copy."""
     if isinstance(layer, CELL_CLASSES):
         return kl.RNN(layer, dtype=layer.dtype_policy)
     if getattr(layer, "stateful", False):
@@ -58,7 +74,7 @@ def _runnable(layer: Any, layers: Sequence[Layer]) -> Any:
     cells = getattr(stack, "cells", None)
     if cells is None or (stack is not layer and len(cells) == len(layers)):
         return layer
-    chosen = [cells[each.level or 0] for each in layers]
+    chosen = kl.StackedRNNCells([cells[each.level or 0] for each in layers], dtype=layer.dtype_policy)
     return kl.RNN(chosen, dtype=layer.dtype_policy, go_backwards=layers[0].spec.processed_order)
 
 
@@ -71,6 +87,7 @@ def _stateless(layer: Any, features: int) -> Any:
     own = [variable for variable in layer.weights if variable.name != "rnn_state"]
     for variable, source in zip(copy.weights, own, strict=True):
         variable.assign(source)
+        variable.trainable = source.trainable
     return copy
 
 
@@ -88,9 +105,9 @@ def _giving_all(layer: Any) -> Iterator[None]:
         yield
 
 
-def _tensor(value: Any, layer: Layer) -> Any:
-    """`value` as a tensor of the backend, in the layer's dtype."""
-    return keras.ops.convert_to_tensor(np.asarray(value), dtype=layer.dtype)
+def tensor(value: Any, dtype: str) -> Any:
+    """`value` as a tensor of the backend, in that dtype."""
+    return keras.ops.convert_to_tensor(np.asarray(value), dtype=dtype)
 
 
 def _states(layers: Sequence[Layer], h0: States, c0: States, batch: int) -> Any:
@@ -102,16 +119,16 @@ def _states(layers: Sequence[Layer], h0: States, c0: States, batch: int) -> Any:
         spec = layer.spec
         kinds = [(h0, spec.state_size)] + [(c0, spec.hidden_size)] * (spec.cell == "lstm")
         nested.append([
-            _tensor(np.zeros((batch, size)) if given is None else given[n][d], layer)
+            tensor(np.zeros((batch, size)) if given is None else given[n][d], layer.dtype)
             for d in range(len(spec.directions))
             for given, size in kinds
         ])  # fmt: skip
     return nested if len(nested) > 1 else nested[0]
 
 
-def _host(tensor: Any) -> Host:
+def host(result: Any) -> Host:
     """A result on the host; half precision as float32, which numpy computes with."""
-    array = np.asarray(keras.ops.convert_to_numpy(tensor))
+    array = np.asarray(keras.ops.convert_to_numpy(result))
     return array.astype(np.float32) if array.dtype.itemsize == 2 else array
 
 

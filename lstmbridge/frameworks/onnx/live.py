@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,19 @@ from lstmbridge.frameworks.onnx.constants import Constants
 from lstmbridge.frameworks.onnx.graph import Found, Origin, Scope, recurrent_nodes
 from lstmbridge.frameworks.onnx.layout import INPUTS, LAYOUTS, NOT_KEPT
 from lstmbridge.frameworks.onnx.reader import arrays_of, read_model, who
-from lstmbridge.frameworks.onnx.tensors import Numbers, fill
+from lstmbridge.frameworks.onnx.tensors import CODES, Numbers, array_of, fill
 from lstmbridge.frameworks.onnx.wire import parse
 from lstmbridge.frameworks.onnx.writer import draft, node_proto, value_info
 from lstmbridge.layer import Layer
 from lstmbridge.reference import merge
 from lstmbridge.spec import Spec
 
-__all__ = ["assign", "build", "load", "read", "run"]
+__all__ = ["assign", "build", "load", "read", "run", "tensors"]
 
 #: The versions of the operators that onnxruntime runs.
 _OLDEST, _NEWEST = 7, 22
+#: The types of the tensors that may be weights, quantised ones with them.
+_WEIGHTS = frozenset(code for name, code in CODES.items() if "float" in name or name in ("int8", "uint8"))
 
 Feeds = dict[str, Numbers]
 
@@ -36,6 +38,36 @@ Feeds = dict[str, Numbers]
 def read(obj: Any, options: ReadOptions) -> Reading:
     """The layers of a ModelProto. Errors: Unsupported for another message of ONNX."""
     return read_model(_model(obj), None, options)
+
+
+def tensors(obj: Any) -> dict[str, Numbers]:
+    """Every tensor of the model that may be a weight, on the host: initializers and Constants, of every graph.
+
+    Its name is the initializer's, or that of the Constant's output; where graphs beside each other use a name for
+    different tensors, the later ones get a number: ``W``, ``W_2``. Scalars of Constant nodes are none.
+    """
+    _, scopes = recurrent_nodes(_model(obj))
+    graphs = {id(scope.graph): scope for scope in scopes}  # a function has a scope a call
+    found: dict[str, Numbers] = {}
+    for scope in graphs.values():
+        for name, tensor in _stored(scope):
+            unused, number = name, 1
+            while unused in found:
+                number += 1
+                unused = f"{name}_{number}"
+            found[unused] = array_of(tensor)
+    return found
+
+
+def _stored(scope: Scope) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """The initializers and the Constants of one graph that may be weights, by name."""
+    for name, tensor in scope.initializers.items():
+        if tensor.data_type in _WEIGHTS:
+            yield name, tensor
+    for node in scope.graph.node:
+        tensor = scope.attributes(node).get("value") if node.op_type == "Constant" else None
+        if isinstance(tensor, onnx.TensorProto) and tensor.data_type in _WEIGHTS and tensor.dims:
+            yield node.output[0], tensor
 
 
 def build(targets: Sequence[Fitted], options: WriteOptions) -> onnx.ModelProto:
@@ -90,9 +122,14 @@ def run(
     """What the nodes of `layers` compute in onnxruntime, one after another.
 
     float64, which onnxruntime does not run, goes to onnx's reference evaluator where that is faithful: it ignores
-    lengths, clip, input_forget and activations. Errors: Unsupported for those, and for bfloat16; MissingFramework
-    without onnxruntime.
+    lengths, clip, input_forget and activations. Errors: Unsupported for those, for bfloat16, and for an empty sequence
+    with an initial state, of which onnxruntime gives zeros instead; MissingFramework without onnxruntime.
     """
+    if lengths is not None and 0 in lengths and (h0 is not None or c0 is not None):
+        raise Unsupported(
+            "onnxruntime gives zeros for the last state of an empty sequence, and not its initial state",
+            "leave empty sequences out of the batch, or begin with zero states",
+        )
     nodes, scopes = recurrent_nodes(_model(obj))
     constants = Constants(None, scopes)
     y, h, c = x, [], []

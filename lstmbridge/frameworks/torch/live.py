@@ -1,4 +1,4 @@
-"""torch modules: read, built, written in place, run."""
+"""torch modules: read, built, written in place, run and differentiated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstmbridge import arrays as xp
-from lstmbridge.contract import Outputs, Reading, ReadOptions, States, WriteOptions
+from lstmbridge.contract import Gradients, Outputs, Reading, ReadOptions, States, WriteOptions
 from lstmbridge.errors import LayoutError, SpecError, Unsupported
 from lstmbridge.fit import Fitted, fit
 from lstmbridge.frameworks.torch import files, infer
@@ -26,7 +26,7 @@ from lstmbridge.layer import Layer
 from lstmbridge.notation import Layout
 from lstmbridge.spec import Activation, Spec
 
-__all__ = ["assign", "build", "load", "read", "run"]
+__all__ = ["assign", "build", "gradients", "load", "read", "run", "tensors"]
 
 #: nn.RNNBase's `mode` -> cell and activations.
 _MODES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -71,8 +71,17 @@ def read(obj: Any, options: ReadOptions) -> Reading:
         layers += chosen
         used |= {_join(path, name) for layer in chosen for name in keys[layer.label]}
         notes += _notes(path, module)
-    names = [name for name, _ in (*obj.named_parameters(), *obj.named_buffers())]
-    return Reading(tuple(layers), tuple(name for name in names if name not in used), tuple(notes))
+    return Reading(tuple(layers), tuple(name for name in _named(obj) if name not in used), tuple(notes))
+
+
+def tensors(obj: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer of a module, detached, by its name; one of several names once, lazy ones left out."""
+    lazy = nn.parameter.UninitializedTensorMixin
+    return {name: tensor.detach() for name, tensor in _named(obj).items() if not isinstance(tensor, lazy)}
+
+
+def _named(obj: nn.Module) -> dict[str, torch.Tensor]:
+    return dict((*obj.named_parameters(), *obj.named_buffers()))
 
 
 def _found(obj: nn.Module, options: ReadOptions) -> Iterator[tuple[str, nn.Module, str | None]]:
@@ -301,33 +310,90 @@ def run(
     lengths: Sequence[int] | None = None,
 ) -> Outputs:
     """What the module that `layers` were read from computes, in its own dtype, on its device, without dropout."""
-    module = _at(obj, layers[0].path)
-    name = _class(module) or ""
-    if len(_specs(module, name)) != len(layers):
-        raise LayoutError(f"{_who(layers[0].path, module)}: {len(layers)} layers to run", "expected all its levels")
-    like = next(iter(_own(module).values()))
-    inputs = _tensor(x, like)
-    first_h = [_state(h0, n, layer.spec.state_size, layer, inputs) for n, layer in enumerate(layers)]
-    first_c = [_state(c0, n, layer.spec.hidden_size, layer, inputs) for n, layer in enumerate(layers)]
-    counts = None if lengths is None else torch.as_tensor(list(lengths), dtype=torch.int64)
-    steps = _run_cell if name in _CELLS else _run_faithful if name == _FAITHFUL else _run_layer
+    module = _whole(obj, layers)
+    inputs = _tensor(x, next(iter(_own(module).values())))
     with torch.no_grad(), _evaluating(module):
-        y, h, c = steps(module, layers, inputs, torch.cat(first_h), torch.cat(first_c), counts)
+        y, h, c = _ran(module, layers, inputs, _states(layers, h0, c0, inputs), lengths)
     levels = (len(layers), len(layers[0].spec.directions))
     lasts = [xp.host(each) for each in h.unflatten(0, levels)]
     cells = [xp.host(each) for each in c.unflatten(0, levels)] if c is not None else [None] * len(layers)
     return Outputs(xp.host(y), lasts, cells)
 
 
+def gradients(
+    obj: nn.Module,
+    layers: Sequence[Layer],
+    x: npt.NDArray[Any],
+    h0: States,
+    c0: States,
+    lengths: Sequence[int] | None,
+    pull: Outputs,
+) -> Gradients:
+    """The gradient of sum(y * pull.y) + sum(h * pull.h) + sum(c * pull.c) by torch's autograd, of what `run` runs.
+
+    No parameter's ``.grad`` is touched. A parameter that does not require a gradient has none: zeros.
+    """
+    module = _whole(obj, layers)
+    own = _own(module)
+    inputs = _tensor(x, next(iter(own.values()))).requires_grad_()
+    trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
+    with _differentiable(module):
+        ran = _ran(module, layers, inputs, _states(layers, h0, c0, inputs), lengths)
+        found = [each for each in ran if each is not None]
+        pulls = (_tensor(pull.y, inputs), *_states(layers, pull.h, pull.c, inputs))
+        of_x, *rest = torch.autograd.grad(
+            found, [inputs, *trained.values()], pulls[: len(found)], materialize_grads=True
+        )
+    arrays = {name: torch.zeros_like(each) for name, each in own.items()} | dict(zip(trained, rest, strict=True))
+    return Gradients(xp.host(of_x), [_of_weights(module, layer, arrays) for layer in layers])
+
+
+def _of_weights(module: nn.Module, layer: Layer, arrays: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """The parameters' gradients as those of one layer's weights: each stands where its weight stands."""
+    layout, level = _layout(_class(module) or "", layer.spec), layer.level or 0
+    own = {key: arrays[key] for key in layout.keys(layer.spec, level)}
+    return {name: xp.host(array) for name, array in layout.unpack(own, layer.spec, level=level).items()}
+
+
+def _whole(obj: nn.Module, layers: Sequence[Layer]) -> nn.Module:
+    """The module that `layers` are. Errors: LayoutError for some of its levels only."""
+    module = _at(obj, layers[0].path)
+    if len(_specs(module, _class(module) or "")) != len(layers):
+        raise LayoutError(f"{_who(layers[0].path, module)}: {len(layers)} layers to run", "expected all its levels")
+    return module
+
+
 _Ran = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+_Each = Sequence[npt.NDArray[Any] | None] | None
+
+
+def _ran(
+    module: nn.Module,
+    layers: Sequence[Layer],
+    x: torch.Tensor,
+    states: tuple[torch.Tensor, torch.Tensor],
+    lengths: Sequence[int] | None,
+) -> _Ran:
+    """What the module gives: y (b, t, f), the last h (l d) b p and c (l d) b h; no c where the cell has none."""
+    name = _class(module) or ""
+    counts = None if lengths is None else torch.as_tensor(list(lengths), dtype=torch.int64)
+    steps = _run_cell if name in _CELLS else _run_faithful if name == _FAITHFUL else _run_layer
+    return steps(module, layers, x, *states, counts)
 
 
 def _tensor(array: npt.NDArray[Any], like: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(np.ascontiguousarray(array, np.float64)).to(like.device, like.dtype)
 
 
-def _state(states: States, n: int, size: int, layer: Layer, x: torch.Tensor) -> torch.Tensor:
-    """One layer's initial state (d, b, size); zeros where none is given."""
+def _states(layers: Sequence[Layer], h: _Each, c: _Each, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """States (l d) b p and (l d) b h of all levels, from one (d, b, ...) a layer; zeros where none is given."""
+    of_h = [_state(h, n, layer.spec.state_size, layer, x) for n, layer in enumerate(layers)]
+    of_c = [_state(c, n, layer.spec.hidden_size, layer, x) for n, layer in enumerate(layers)]
+    return torch.cat(of_h), torch.cat(of_c)
+
+
+def _state(states: _Each, n: int, size: int, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+    """One layer's state (d, b, size)."""
     given = None if states is None else states[n]
     if given is None:
         return x.new_zeros(len(layer.spec.directions), x.shape[0], size)
@@ -345,6 +411,20 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(before)
+
+
+@contextmanager
+def _differentiable(module: nn.Module) -> Iterator[None]:
+    """The same with gradients: cuDNN has them in training mode only, so there a stock layer is put, its dropout 0."""
+    with torch.enable_grad(), _evaluating(module):
+        if not isinstance(module, nn.RNNBase):
+            yield
+            return
+        dropout, module.dropout, module.training = module.dropout, 0.0, True
+        try:
+            yield
+        finally:
+            module.dropout = dropout
 
 
 def _run_layer(

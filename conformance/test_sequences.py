@@ -1,0 +1,84 @@
+"""Every kind of sequences: lengths, masks, one step, one sequence, a thousand steps, cut in two anywhere."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import PAIRS, SEQUENCE_PAIRS, Case, sequence_cases
+from runtimes import plain
+from suite import ORIENTED, run
+
+from lstmbridge import convert, reference
+from lstmbridge.arrays import host
+from lstmbridge.checking import TOLERANCE
+from lstmbridge.testing import SEQUENCES, spec_of, telling_layer
+
+#: On the full and the padded sequences every case of test_pairs.py runs.
+NAMES = [name for name in SEQUENCES if name not in ("full", "lengths")]
+QUICK = [name for name in NAMES if name != "long"]
+
+#: Layers whose state can be handed over in mid-sequence.
+CUT = [
+    Case(cell, (feature,), source, target, "float32", spec, "cut anywhere")
+    for cell, feature in itertools.product(
+        ("lstm", "gru-after", "gru-before", "rnn-tanh", "rnn-relu"), ("plain", "no-bias", "dual-bias")
+    )
+    for source, target in SEQUENCE_PAIRS
+    if (spec := spec_of(cell, (feature,))) is not None
+]
+
+
+@pytest.mark.parametrize("case", list(sequence_cases(QUICK)), ids=str)
+def test_sequences(case: Case, record: Any) -> None:
+    run(case, record, "sequences")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(sequence_cases(["long"])), ids=str)
+def test_a_thousand_steps(case: Case, record: Any) -> None:
+    run(case, record, "sequences")
+
+
+@pytest.mark.parametrize("case", CUT, ids=str)
+def test_cut_anywhere(case: Case, record: Any) -> None:
+    """The state is carried from one framework into the other, both ways, at every cut."""
+    run(case, record, "sequences")
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+@pytest.mark.parametrize("cell", ["lstm", "gru-after", "gru-before", "rnn-tanh", "rnn-relu"])
+@pytest.mark.parametrize(("source", "target"), [pair for pair in PAIRS if pair[1] in ("torch", "onnx")])
+def test_orientations(orientation: str, cell: str, source: str, target: str, record: Any) -> None:
+    spec = spec_of(cell, ("bidirectional",))
+    assert spec is not None
+    run(Case(cell, ("bidirectional",), source, target, "float32", spec, orientation), record, "sequences")
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru-after", "rnn-tanh", "rnn-relu"])
+@pytest.mark.parametrize("source", ["keras", "onnx", "gates", "torch"])
+def test_unbatched(cell: str, source: str) -> None:
+    """torch takes one sequence without a batch: (t, i)."""
+    import torch
+
+    spec = spec_of(cell, ("bidirectional",))
+    assert spec is not None
+    layer = telling_layer(spec)
+    module = convert(convert(layer, to=source), to="torch").cpu()
+    x = np.random.default_rng(0).normal(size=(9, spec.input_size)).astype("float32")
+    with torch.no_grad():
+        y, state = module(torch.from_numpy(x))
+    truth = reference.run(layer, x[None])
+    found = [y, *state] if cell == "lstm" else [y, state]
+    expected = [truth.y[0], truth.h[:, 0]] + ([truth.c[:, 0]] if truth.c is not None else [])
+    for one, other in zip(found, expected, strict=True):
+        assert one.ndim == 2
+        np.testing.assert_allclose(host(one), other, rtol=0, atol=TOLERANCE["float32"])
+
+
+def test_every_kind_of_sequence_is_run() -> None:
+    there = {plain(source) for source, _ in PAIRS}
+    assert there == {"keras", "torch", "onnx", "gates"}
+    assert {"lengths", "left mask", "interior mask", "masked row", "long", "one step", "one sequence"} <= set(SEQUENCES)

@@ -1,0 +1,348 @@
+"""Whether both sides compute the same: outputs and states, and their gradients, beside the float64 equations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from lstmbridge import reference, registry
+from lstmbridge.arrays import host
+from lstmbridge.checking import ROUNDING, TOLERANCE, Agreement, Difference, check
+from lstmbridge.contract import Gradients, Outputs
+from lstmbridge.errors import BridgeError, Disagreement, LayoutError, Unsupported
+from lstmbridge.layer import Layer
+from lstmbridge.spec import GATES, Activation, Spec
+from lstmbridge.testing.side import Side
+
+__all__ = ["GRADIENT_TOLERANCE", "check_forward", "check_gradients", "check_handover", "has_gradients", "steps"]
+
+Float = npt.NDArray[Any]
+
+#: The largest difference of two gradients allowed, relative to the largest number of that gradient.
+GRADIENT_TOLERANCE: Mapping[str, float] = {
+    "float64": 1e-6,
+    "float32": 2e-5,
+    "tf32": 5e-2,
+    "float16": 2e-2,
+    "bfloat16": 2e-1,
+}
+
+#: Sequences up to this length are held to the table of tolerances alone.
+SHORT = 50
+
+#: A target may be so many times as far from the equations as its source is, in sequences that are longer.
+FURTHER = 2.0
+
+
+# ---- forward
+
+
+def check_forward(source: Any, target: Any, *, same_kernel: bool = False, **sequences: Any) -> Agreement:
+    """Source, target and the float64 equations give the same y, h and c; what is returned says how closely.
+
+    source, target  objects or files
+    sequences       arguments of `lstmbridge.check`: batch, time, lengths, mask, states, seed, tolerance; a mask may be
+                    written in rows of ``x`` and ``.``
+    same_kernel     both sides run the very same software: no number may differ at all
+
+    What is allowed is `lstmbridge.checking.TOLERANCE` by the dtype of the less precise side, whatever the sizes. In
+    sequences of more than 50 steps the source may be as far off as rounding explains, and the target no further than
+    twice that. Errors: Disagreement that says which of the three is the odd one out, how many numbers differ, where, by
+    how much, how much was allowed; and which common mistake would explain it, if one does.
+    """
+    given = steps(sequences)
+    time = given.get("time", 17)
+    found = check(source, target, **given, rounding=0.0 if time <= SHORT else ROUNDING)
+    bad = [row for row in found.rows if not row.agrees]
+    if bad:
+        try:
+            found.demand()
+        except Disagreement as error:
+            hint = _explanation(source, target, found, given)
+            raise Disagreement(f"check_forward: {error.headline}", *error.details, *hint) from None
+    for row in found.rows:
+        limit = max(TOLERANCE[given.get("tolerance") or _dtype(source, target)], FURTHER * row.a_reference.largest)
+        if row.b_reference.largest > limit:
+            raise Disagreement(
+                f"check_forward: {found.b} is further from the reference than {found.a} explains",
+                f"{row.output}: {row.b_reference.largest:.3g}, and {found.a} is {row.a_reference.largest:.3g} from it",
+                f"allowed: {limit:.3g}",
+            )
+        if same_kernel and row.a_b.unequal:
+            raise Disagreement(
+                f"check_forward: {found.a} and {found.b} run the same kernel and differ",
+                f"{row.output}: {row.a_b.unequal} of {row.a_b.size} numbers, by up to {row.a_b.largest:.3g}",
+                "allowed: no differing bit",
+            )
+    return found
+
+
+def steps(sequences: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `check`, a mask that is written in rows of ``x`` and ``.`` as an array."""
+    mask = sequences.get("mask")
+    if mask is None or not isinstance(mask[0], str):
+        return dict(sequences)
+    return {**sequences, "mask": np.array([[mark == "x" for mark in row] for row in mask])}
+
+
+def _dtype(source: Any, target: Any) -> str:
+    found = [layer.dtype for each in (source, target) for layer in Side.of(each).layers]
+    return max(found, key=TOLERANCE.__getitem__)
+
+
+# ---- the likely cause
+
+
+def _explanation(source: Any, target: Any, found: Agreement, given: Mapping[str, Any]) -> Iterator[str]:
+    """What would explain a disagreement: a common mistake that makes the odd one out agree."""
+    odd = {row.verdict(found.a, found.b) for row in found.rows if not row.agrees}
+    for name, side, other in ((found.b, target, source), (found.a, source, target)):
+        if odd != {f"{name} is the odd one out"}:
+            continue
+        layers = Side.of(other).layers
+        if len(layers) != 1:
+            return
+        for words, suspect in _suspects(layers[0]):
+            try:
+                if check(suspect, side, **given, rounding=0.0).agrees:
+                    yield f"{name} would agree, if {words}"
+                    return
+            except BridgeError:
+                continue
+
+
+def _suspects(layer: Layer) -> Iterator[tuple[str, Layer]]:
+    """The layer with one common mistake in it, and the mistake in words."""
+    spec, weights = layer.spec, {name: np.asarray(host(array), np.float64) for name, array in layer.weights.items()}
+    plain = layer.replace(weights=weights)
+    yield from _permuted(plain)
+    if spec.input_size == spec.state_size:
+        yield "kernel and recurrent_kernel are exchanged", _renamed(plain, {"kernel": "recurrent_kernel"})
+    for part in ("recurrent_kernel", "kernel"):
+        if spec.state_size == spec.hidden_size and (part == "recurrent_kernel" or spec.input_size == spec.hidden_size):
+            turned = {n: a.T if f".{part}." in n else a for n, a in weights.items()}
+            yield f"{part} is transposed", plain.replace(weights=turned)
+    if spec.bias == "dual":
+        yield "bias and recurrent_bias are exchanged", _renamed(plain, {"bias": "recurrent_bias"})
+        for part in ("recurrent_bias", "bias"):
+            lost = {n: 0 * a if f".{part}." in n else a for n, a in weights.items()}
+            yield f"{part} is lost", plain.replace(weights=lost)
+    if spec.bidirectional:
+        yield "forward and reverse are exchanged", _renamed(plain, {"forward": "reverse"})
+    if spec.directions == ("reverse",):
+        forward = spec.replace(directions=("forward",), processed_order=False)
+        turned = {name.replace("reverse", "forward"): array for name, array in weights.items()}
+        yield "it runs forward", plain.replace(spec=forward, weights=turned)
+    for words, changes in _changed(spec):
+        yield words, plain.replace(spec=spec.replace(**changes))
+    if spec.cell == "gru":
+        flipped = {n: -a if n.endswith(".z") else a for n, a in weights.items()}
+        yield "z is 1 - z", plain.replace(weights=flipped)
+
+
+def _permuted(layer: Layer) -> Iterator[tuple[str, Layer]]:
+    gates = GATES[layer.spec.cell]
+    for order in itertools.permutations(gates):
+        moved = {new: old for new, old in zip(gates, order, strict=True) if new != old}
+        if not moved:
+            continue
+        pair = tuple(moved)
+        swap = len(moved) == 2
+        words = (
+            f"gates {pair[0]} and {pair[1]} are exchanged" if swap else f"gates {' '.join(gates)} are {' '.join(order)}"
+        )
+        yield words, _renamed(layer, moved, both=False)
+
+
+def _renamed(layer: Layer, pairs: Mapping[str, str], both: bool = True) -> Layer:
+    """The layer with words of its weights' names replaced, where there is a weight of that name."""
+    words = {**pairs, **({new: old for old, new in pairs.items()} if both else {})}
+
+    def other(name: str) -> str:
+        moved = ".".join(words.get(word, word) for word in name.split("."))
+        return moved if moved in layer.weights else name
+
+    return layer.replace(weights={name: layer[other(name)] for name in layer})
+
+
+def _changed(spec: Spec) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """One thing that a Spec says, said otherwise."""
+    if spec.cell == "gru":
+        yield "reset_after is " + str(not spec.reset_after), {"reset_after": not spec.reset_after}
+    if spec.cell == "lstm":
+        for constant in {0.0, 1.0, 2 * spec.forget_constant} - {spec.forget_constant}:
+            yield f"the forget constant is {constant:g}", {"forget_constant": constant}
+    if spec.directions == ("reverse",):
+        yield "its outputs are in the other order of time", {"processed_order": not spec.processed_order}
+    for name in ("clip", "cell_clip", "proj_clip"):
+        if getattr(spec, name) is not None:
+            yield f"{name} is lost", {name: None}
+    slopes = {0.2: 1 / 6, 1 / 6: 0.2}
+    other = tuple(Activation(a.name, slopes.get(a.alpha, a.alpha), a.beta) if a.alpha else a for a in spec.activations)
+    if other != spec.activations:
+        yield "hard_sigmoid has the other slope", {"activations": other}
+
+
+# ---- a sequence in two halves
+
+
+def check_handover(
+    source: Any, target: Any, *, batch: int = 2, time: int = 5, seed: int = 0, tolerance: str | None = None
+) -> float:
+    """A sequence that is cut anywhere, its state handed from one side to the other there, is as if it ran on one side.
+
+    Both ways, at every cut. Gives the largest difference to the float64 equations on the unbroken sequence. Errors:
+    Unsupported for a layer that reads sequences backwards, which has no state to hand over; Disagreement.
+    """
+    sides = [Side.of(source), Side.of(target)]
+    [layer] = sides[0].layers
+    if layer.spec.directions != ("forward",):
+        raise Unsupported(f"a {layer.spec} has no state in mid-sequence", "its reverse direction begins at the end")
+    given = _Drawn(layer, batch, time, seed)
+    truth = reference.run(layer, given.x, h0=given.h0, c0=given.c0)
+    allowed = TOLERANCE[tolerance or max((side.layers[0].dtype for side in sides), key=TOLERANCE.__getitem__)]
+    worst = 0.0
+    for first, second in (sides, sides[::-1]):
+        for cut in range(1, time):
+            y, h, c = _handed_over(first, second, given, cut)
+            gaps = [Difference.of(y, truth.y, allowed), Difference.of(h, truth.h, allowed)]
+            gaps += [] if truth.c is None else [Difference.of(np.asarray(c), truth.c, allowed)]
+            worst = max(worst, *(gap.largest for gap in gaps))
+            if not worst <= allowed:
+                raise Disagreement(
+                    f"a state handed from {first.name} to {second.name} after step {cut} of {time} gives other numbers",
+                    f"they differ by {worst:.3g}; allowed {allowed:.3g}",
+                )
+    return worst
+
+
+def _handed_over(first: Side, second: Side, given: _Drawn, cut: int) -> tuple[Float, Float, Float | None]:
+    before = first.live.run(first.obj, first.layers, given.x[:, :cut], [given.h0], [given.c0], None)
+    c0 = None if before.c[0] is None else [np.asarray(before.c[0], np.float64)]
+    h0 = [np.asarray(before.h[0], np.float64)]
+    after = second.live.run(second.obj, second.layers, given.x[:, cut:], h0, c0, None)
+    return np.concatenate([before.y, after.y], axis=1), after.h[0], after.c[0]
+
+
+class _Drawn:
+    """x, initial states, and what the outputs are weighed with for a gradient; all standard normal."""
+
+    def __init__(self, layer: Layer, batch: int, time: int, seed: int) -> None:
+        rng, spec = np.random.default_rng(seed), layer.spec
+
+        def draw(*shape: int) -> Float:
+            return rng.normal(size=shape).astype("float32").astype("float64")
+
+        directions = len(spec.directions)
+        self.x = draw(batch, time, spec.input_size)
+        self.h0, self.c0 = draw(directions, batch, spec.state_size), draw(directions, batch, spec.hidden_size)
+        c = draw(directions, batch, spec.hidden_size) if spec.cell == "lstm" else None
+        features = spec.state_size * directions if spec.merge in ("concat", "none") else spec.state_size
+        self.pull = Outputs(draw(batch, time, features), [draw(directions, batch, spec.state_size)], [c])
+
+
+# ---- gradients
+
+
+def has_gradients(framework: str) -> bool:
+    """Whether a framework's live room can differentiate."""
+    return hasattr(registry.framework(framework).live, "gradients")
+
+
+def check_gradients(
+    source: Any,
+    target: Any,
+    *,
+    batch: int = 2,
+    time: int = 4,
+    lengths: Sequence[int] | None = None,
+    seed: int = 0,
+    tolerance: str | None = None,
+) -> float:
+    """The gradients of weights and inputs agree, mapped back through each side's own layout; one layer a side.
+
+    The third witness are the equations: along random directions the slope of what they compute, by central differences
+    in float64. A side whose framework does not differentiate is left to them. Gives the largest difference, relative to
+    the largest number of that gradient. Errors: Disagreement that names the weight and the side; LayoutError if neither
+    side can differentiate.
+    """
+    sides = [side for side in (Side.of(source), Side.of(target)) if side.differentiates]
+    if not sides:
+        raise LayoutError("neither side differentiates", "expected one that has gradients, e.g. torch or keras")
+    given = _Drawn(sides[0].layers[0], batch, time, seed)
+    allowed = GRADIENT_TOLERANCE[tolerance or max((side.layers[0].dtype for side in sides), key=TOLERANCE.__getitem__)]
+    found = [(side, _gradient(side, given, lengths)) for side in sides]
+    worst = 0.0
+    for side, gradient in found:
+        slopes = _slopes(side.layers[0], given, lengths, gradient, seed)
+        worst = max(worst, *(_demand_slope(side.name, name, *pair, allowed) for name, pair in slopes))
+    if len(found) == 2:
+        (one, a), (other, b) = found
+        for name in a.keys() & b.keys():
+            gap = float(np.max(np.abs(a[name] - b[name]), initial=0.0)) / _largest(b[name])
+            worst = max(worst, gap)
+            if not gap <= allowed:
+                raise Disagreement(
+                    f"check_gradients: {one.name} and {other.name} have other gradients of {name}",
+                    f"they differ by {gap:.3g} of the largest; allowed {allowed:.3g}",
+                )
+    return worst
+
+
+def _gradient(side: Side, given: _Drawn, lengths: Sequence[int] | None) -> dict[str, Float]:
+    found: Gradients = side.live.gradients(side.obj, side.layers, given.x, [given.h0], [given.c0], lengths, given.pull)
+    named = {"x": found.x, **found.weights[0]}
+    return {name: np.asarray(array, np.float64) for name, array in named.items()}
+
+
+def _slopes(
+    layer: Layer, given: _Drawn, lengths: Sequence[int] | None, gradient: Mapping[str, Float], seed: int
+) -> Iterator[tuple[str, tuple[float, float, float]]]:
+    """For each name: the slope that the gradient gives along a random direction, that of the equations, the scale.
+
+    Of several steps the one that fits best: a kink (relu, a clip) between both ends of a step spoils that step only.
+    """
+    rng = np.random.default_rng(seed + 1)
+    weights = {name: np.asarray(host(array), np.float64) for name, array in layer.weights.items()}
+    for name, array in gradient.items():
+        way = rng.normal(size=array.shape)
+        found = float((array * way).sum())
+        slopes = []
+        for step in _STEPS:
+            ahead, behind = (_pulled(layer, weights, given, lengths, name, sign * step * way) for sign in (1, -1))
+            slopes.append((ahead - behind) / (2 * step))
+            if abs(slopes[-1] - found) < 1e-7 * abs(found):
+                break
+        yield name, (found, min(slopes, key=lambda slope: abs(slope - found)), float(np.sqrt((array**2).sum())))
+
+
+_STEPS = (1e-5, 1e-6, 1e-7)  # of central differences
+
+
+def _pulled(
+    layer: Layer, weights: Mapping[str, Float], given: _Drawn, lengths: Sequence[int] | None, name: str, moved: Float
+) -> float:
+    """The number whose gradient is taken, with x or one weight moved."""
+    x = given.x + moved if name == "x" else given.x
+    there = layer.replace(weights={n: a + moved if n == name else a for n, a in weights.items()})
+    out = reference.run(there, x, h0=given.h0, c0=given.c0, lengths=lengths)
+    total = (out.y * given.pull.y).sum() + (out.h * given.pull.h[0]).sum()
+    return float(total + (0.0 if out.c is None else (out.c * cast(Float, given.pull.c[0])).sum()))
+
+
+def _demand_slope(who: str, name: str, found: float, expected: float, scale: float, allowed: float) -> float:
+    gap = abs(found - expected) / max(scale, abs(expected), np.finfo(float).tiny)
+    if not gap <= allowed:
+        raise Disagreement(
+            f"check_gradients: {who}: the gradient of {name} is not the slope of the equations",
+            f"found {found:.6g}, expected {expected:.6g}: {gap:.3g} of its size; allowed {allowed:.3g}",
+        )
+    return gap
+
+
+def _largest(array: Float) -> float:
+    return max(float(np.max(np.abs(array), initial=0.0)), np.finfo(float).tiny)

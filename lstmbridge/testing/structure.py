@@ -1,0 +1,104 @@
+"""Whether every number stands where it belongs, by weights that say which entry they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstmbridge.arrays import host
+from lstmbridge.errors import Disagreement
+from lstmbridge.layer import Layer
+from lstmbridge.pipeline import convert, read
+from lstmbridge.spec import Spec
+from lstmbridge.testing.weights import Labels, labelled_layer
+
+__all__ = ["Stated", "check_structure"]
+
+Float = npt.NDArray[Any]
+
+#: A second statement of a framework's layout, in plain words of NumPy: from the object and the layer it is to hold to
+#: (array's name, what is in it, what should be in it).
+Stated = Callable[[Any, Layer], Iterable[tuple[str, Float, Float]]]
+
+
+def check_structure(spec: Spec, source: str, target: str, *, stated: Stated | None = None, **options: Any) -> None:
+    """A labelled layer of `spec`, as an object of `source`, converted to `target`: every number is where it belongs.
+
+    stated   holds the target's own arrays against a second statement of its layout as well. Without it a mistake that
+             reading and writing make alike does not show here; `check_forward` sees it, unless it changes no output
+    options  of `lstmbridge.convert`
+
+    Errors: Disagreement that names what is exchanged, transposed, of the opposite sign or missing.
+
+    >>> check_structure(Spec(cell="gru", input_size=5, hidden_size=3), "gates", "gates")
+    """
+    origin = labelled_layer(spec)
+    obj = convert(origin, to=source, **options)
+    origin = _demand(source, origin, read(obj))
+    made = convert(obj, to=target, **options)
+    held = read(made)
+    _demand(f"{source} -> {target}", origin, held)
+    if stated is not None:
+        fitted = origin.replace(spec=held[0].spec, weights=_expected(origin, held[0]))
+        arrays = [(name, np.asarray(found), np.asarray(right)) for name, found, right in stated(made, fitted)]
+        _complain(f"{source} -> {target}", origin, fitted, arrays)
+
+
+def _demand(who: str, origin: Layer, held: Sequence[Layer]) -> Layer:
+    """The one layer that is held, with numbers on the host. Errors: Disagreement unless it holds `origin`."""
+    if len(held) != 1:
+        raise Disagreement(f"check_structure: {who}: {len(held)} layers", "expected one")
+    expected = _expected(origin, held[0])
+    fitted = held[0].replace(weights=expected)
+    _complain(who, origin, fitted, [(name, np.asarray(host(held[0][name])), expected[name]) for name in expected])
+    return fitted
+
+
+def _expected(origin: Layer, held: Layer) -> dict[str, Float]:
+    """What a layer of another bias form should hold: biases merged, padded with zeros, or with the constant folded."""
+    return {name: _entry(origin, held.spec, name) for name in held.spec.names()}
+
+
+def _entry(origin: Layer, spec: Spec, name: str) -> Float:
+    found = np.asarray(origin[name]) if name in origin.weights else np.zeros(spec.shape(name), "float32")
+    if ".bias." in name:
+        if spec.bias == "single" and origin.spec.bias == "dual":
+            found = found + origin[name.replace(".bias.", ".recurrent_bias.")]
+        if name.endswith(".f"):
+            found = found + np.float32(origin.spec.forget_constant - spec.forget_constant)
+    return found
+
+
+def _complain(who: str, origin: Layer, fitted: Layer, arrays: Iterable[tuple[str, Float, Float]]) -> None:
+    """Errors: Disagreement with a line for each thing that is out of place."""
+    labels = Labels(origin, {name: fitted[name] for name in fitted if ".bias." in name})
+    wrong: dict[tuple[str, str], tuple[int, str]] = {}
+    for array, found, expected in arrays:
+        if found.shape != expected.shape:
+            raise Disagreement(f"check_structure: {who}: {array} has shape {found.shape}", f"expected {expected.shape}")
+        for wanted, there, count in labels.complaints(found, expected):
+            wrong[wanted, there] = (count, array)
+    if wrong:
+        raise Disagreement(f"check_structure: {who}: numbers out of place", *_sentences(wrong))
+
+
+def _sentences(wrong: dict[tuple[str, str], tuple[int, str]]) -> Iterator[str]:
+    told: set[tuple[str, str]] = set()
+    for (wanted, there), (count, array) in wrong.items():
+        where = "" if array in (wanted, there) else f" (in {array})"
+        if (wanted, there) in told:
+            continue
+        if (there, wanted) in wrong:
+            told.add((there, wanted))
+            yield f"{wanted} and {_short(wanted, there)} are exchanged{where}"
+        else:
+            yield f"{wanted}: {count} numbers are {there}{where}" if " " in there else f"{wanted} holds {there}{where}"
+
+
+def _short(one: str, other: str) -> str:
+    """`other` without what it has in common with `one`: ``.g`` beside ``forward.kernel.f``."""
+    a, b = one.split("."), other.split(".")
+    return f".{b[-1]}" if a[:-1] == b[:-1] else other

@@ -1,0 +1,86 @@
+"""Layers whose weights can show a mistake: no two numbers equal, no zero bias, directions that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstmbridge.layer import Layer
+from lstmbridge.spec import Spec
+from lstmbridge.tensorfile import numpy_dtype
+
+__all__ = ["Labels", "labelled_layer", "telling_layer"]
+
+_SCALE = 0.2  # no gate is saturated, and none is idle
+
+
+def telling_layer(spec: Spec, *, dtype: str = "float32", seed: int = 0, **fields: Any) -> Layer:
+    """A layer of a Spec with normal weights of standard deviation 0.2. `fields` are further fields of the Layer.
+
+    >>> layer = telling_layer(Spec(cell="gru", input_size=5, hidden_size=11))
+    >>> bool((layer["forward.bias.r"] != 0).all())
+    True
+    """
+    rng = np.random.default_rng(seed)
+    weights = {name: (_SCALE * rng.normal(size=spec.shape(name))).astype(numpy_dtype(dtype)) for name in spec.names()}
+    return Layer(spec=spec, weights=weights, **fields)
+
+
+def labelled_layer(spec: Spec, *, dtype: str = "float32", **fields: Any) -> Layer:
+    """A layer whose every number says which entry it is: 1, 2, 3, ... through its weights in canonical order.
+
+    Exact in float32 up to 16,777,216 entries.
+
+    >>> layer = labelled_layer(Spec(cell="rnn", input_size=2, hidden_size=3))
+    >>> layer["forward.kernel.n"].tolist()
+    [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    """
+    start, weights = 1, {}
+    for name in spec.names():
+        shape = spec.shape(name)
+        count = int(np.prod(shape))
+        weights[name] = np.arange(start, start + count).reshape(shape).astype(numpy_dtype(dtype))
+        start += count
+    return Layer(spec=spec, weights=weights, **fields)
+
+
+class Labels:
+    """Reads the numbers of a labelled layer, and says in words what stands in the wrong place.
+
+    Numbers that the conversion made from labels (a sum of two biases) are told to it as `made`.
+    """
+
+    def __init__(self, layer: Layer, made: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
+        self.entries: dict[float, tuple[str, tuple[int, ...]]] = {}
+        for name, array in {**layer.weights, **(made or {})}.items():
+            for at, number in np.ndenumerate(np.asarray(array)):
+                self.entries[float(number)] = (name, at)
+
+    def complaints(self, found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Iterator[tuple[str, str, int]]:
+        """(name expected, name found or what was found, how many) for all entries that are not as expected."""
+        counts: dict[tuple[str, str], int] = {}
+        for number, right in zip(found[found != expected], expected[found != expected], strict=True):
+            pair = (self._name(right), self._found(float(number), float(right)))
+            counts[pair] = counts.get(pair, 0) + 1
+        yield from ((wanted, there, count) for (wanted, there), count in counts.items())
+
+    def _name(self, number: float) -> str:
+        return self.entries.get(float(number), (f"{number:g}", ()))[0]
+
+    def _found(self, number: float, expected: float) -> str:
+        if -number == expected:
+            return "opposite sign"
+        if number not in self.entries:
+            return f"no weight of the layer, e.g. {number:g}"
+        name, at = self.entries[number]
+        if name != self._name(expected):
+            return name
+        wanted = self.entries[expected][1]
+        return f"transposed: {_at(at)} at {_at(wanted)}" if at == wanted[::-1] else f"{_at(at)} at {_at(wanted)}"
+
+
+def _at(index: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, index))}]"
