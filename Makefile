@@ -40,7 +40,7 @@ check: $(VENV)/.test ## ruff, mypy --strict, and who imports whom
 	@$(PYTEST) -q tests/test_architecture.py
 
 conformance: $(VENV)/.test ## every case on every backend, and its report; DEVICE=cuda on a GPU, FULL=0.001 for subsets
-	@$(BIN)/python conformance/run.py --device $(DEVICE) --workers $(WORKERS) $(if $(FULL),--full $(FULL))
+	@$(BIN)/python conformance/run.py --device $(DEVICE) --workers $(WORKERS) $(if $(FULL),--full $(FULL)) $(if $(DOCS),--docs docs)
 
 bench: $(VENV)/.test ## speed and memory; writes the tables of the docs
 	@echo "==> benchmarks"

@@ -273,6 +273,38 @@ def grouped(cases: Iterable[Entry], runs: Iterable[Entry]) -> list[tuple[str, li
 # ---- writing the JSON
 
 
+def brief(report: Mapping[str, Any]) -> str:
+    """What the documentation quotes: the figures, and how each framework holds each feature."""
+    quoted = {"figures": report["summary"], "support": support(report["cases"])}
+    return json.dumps(quoted, indent=1, sort_keys=True) + "\n"
+
+
+def support(cases: Iterable[Entry]) -> dict[str, dict[str, str]]:
+    """For each cell with one feature, and each framework: how it holds what the project's own form can say."""
+    found: dict[str, dict[str, str]] = {}
+    for case in cases:
+        if (case["suite"], case["dtype"], case["source"]) == ("pairs", "float32", "gates") and len(
+            case["features"]
+        ) == 1:
+            name = f"{case['cell']}-{case['features'][0]}"
+            found.setdefault(name, {})[case["target"].partition("[")[0]] = _held(case)
+    return found
+
+
+#: What is done to a bias, by the words of the note that says so.
+_DONE = {"folded into": "folded into the bias", "merged into one": "merged into one", "padded with": "second one zero"}
+
+
+def _held(case: Entry) -> str:
+    """How a framework holds a layer, in a word or two."""
+    if case["outcome"] != "agrees":
+        return str(case["outcome"])
+    if case.get("module") == "faithful":
+        return "faithful module"
+    notes = " ".join(case.get("notes", ()))
+    return next((short for words, short in _DONE.items() if words in notes), "yes")
+
+
 def as_json(report: Mapping[str, Any]) -> str:
     """The report as JSON with one entry a line."""
     parts = []
@@ -517,13 +549,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="+", type=Path, metavar="PART.jsonl")
     parser.add_argument("--json", type=Path, required=True, help="where the joined JSON goes")
     parser.add_argument("--html", type=Path, required=True, help="where the page goes")
+    parser.add_argument("--docs", type=Path, help="a folder for the page, and for what the documentation quotes of it")
     options = parser.parse_args(arguments)
     try:
         report = join(read(options.parts))
     except (ReportError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    for path, text in ((options.json, as_json(report)), (options.html, page(report))):
+    written = [(options.json, as_json(report)), (options.html, page(report))]
+    if options.docs:
+        written += [
+            (options.docs / "conformance.html", page(report)),
+            (options.docs / "conformance.json", brief(report)),
+        ]
+    for path, text in written:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     print(f"{verdict(report['summary'])} {options.html}")

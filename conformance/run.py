@@ -33,7 +33,7 @@ def main() -> int:
         command = [sys.executable, "-m", "pytest", "-q", "-n", str(given.workers), "--record", str(folder), *words]
         done = subprocess.run(command, cwd=HERE.parent, env={**os.environ, "KERAS_BACKEND": backend}, check=False)
         codes.append(done.returncode)
-    return _report(folder, given.out) or max(codes)
+    return _report(folder, given.out, given.docs) or max(codes)
 
 
 def _arguments() -> argparse.Namespace:
@@ -42,6 +42,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
     parser.add_argument("--full", type=float, default=0.0, help="that part of all subsets of features, too")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder for conformance.json and .html")
+    parser.add_argument("--docs", type=Path, help="the page, and what the documentation quotes, go to this folder too")
     return parser.parse_args()
 
 
@@ -62,12 +63,13 @@ def _parts(given: argparse.Namespace) -> Iterator[tuple[str, str, Sequence[str]]
         yield f"Keras on {backend}", backend, words
 
 
-def _report(folder: Path, out: Path) -> int:
+def _report(folder: Path, out: Path, docs: Path | None) -> int:
     parts = sorted(folder.glob("*.jsonl"))
     if not parts:
         print("no case was recorded", file=sys.stderr)
         return 1
     made = ["--json", str(out / "conformance.json"), "--html", str(out / "conformance.html")]
+    made += ["--docs", str(docs)] if docs else []
     return subprocess.run([sys.executable, str(HERE / "report.py"), *map(str, parts), *made], check=False).returncode
 
 

@@ -83,7 +83,7 @@ class Prepared:
         """A side that does not compute the dtype says so. Errors: AssertionError if it computes, or is silent."""
         reason = self.case.not_computed
         try:
-            check_forward(self.source, self.target, **SEQUENCES["full"])
+            check_forward(self.source, self.target, **SEQUENCES["lengths"])
         except Unsupported as error:
             if reason is None or reason not in str(error):
                 raise AssertionError(f"expected {reason!r}, found {error}") from error
@@ -91,9 +91,9 @@ class Prepared:
         raise AssertionError(f"expected that it does not run: {reason}")
 
 
-def checks(case: Case) -> Iterator[Check]:
+def checks(made: Prepared) -> Iterator[Check]:
     """Every check that applies to a case, in the order in which they are worth reading."""
-    made = Prepared(case)
+    case = made.case
     source, target = plain(case.source), plain(case.target)
     if case.refused_by_source:
         yield "refusal", lambda: check_refusal(made.layer, source, reason=str(case.refused_by_source))
@@ -171,13 +171,10 @@ def run(case: Case, record: Callable[..., None], suite: str, only: Iterable[str]
     started = time.monotonic()
     line = {"kind": "case", "id": case.id, "suite": suite, "cell": case.cell, "features": list(case.features),
             "source": case.source, "target": case.target, "dtype": case.dtype, "device": runtimes.DEVICE}  # fmt: skip
-    lacking = [package for name in (case.source, case.target) if (package := runtimes.missing(name))]
-    if lacking:
-        record(**line, outcome="skipped", reason=f"{lacking[0]} is not installed", checks=[])
-        pytest.skip(f"{lacking[0]} is not installed")
-    spoilt, done = known(case.id), _Done()
+    skip_if_missing(line, record)
+    spoilt, done, made = known(case.id), _Done(), Prepared(case)
     try:
-        for name, check in checks(case):
+        for name, check in checks(made):
             if only is None or name in only:
                 done.name = name
                 done.note(check())
@@ -188,12 +185,15 @@ def run(case: Case, record: Callable[..., None], suite: str, only: Iterable[str]
         if not expected:
             raise
         return
+    if case.source == "gates" and not case.refused and not case.sequence:
+        done.notes = list(made.migration.targets[0].notes)
     assert done.names, "a case asserts something"
     if spoilt is not None:
         record(**line, outcome="failed", reason=f"agrees, and {spoilt.id} says it would not", checks=done.names)
         raise AssertionError(f"{case.id} agrees: take {spoilt.id} out of known.toml, or narrow its pattern")
     record(
         **line,
+        **({"notes": done.notes} if done.notes else {}),
         outcome="refused" if case.refused else "agrees",
         reason=case.refused or (case.not_computed and f"not run: {case.not_computed}") or "",
         module="faithful" if case.refused_by_target and not case.refused else "stock",
@@ -203,6 +203,14 @@ def run(case: Case, record: Callable[..., None], suite: str, only: Iterable[str]
     )
 
 
+def skip_if_missing(line: Mapping[str, Any], record: Callable[..., None]) -> None:
+    """Skips a case, and says so in the report, if a package is not installed that it needs."""
+    lacking = [package for side in ("source", "target") if (package := runtimes.missing(line[side]))]
+    if lacking:
+        record(**line, outcome="skipped", reason=f"{lacking[0]} is not installed", checks=[])
+        pytest.skip(f"{lacking[0]} is not installed")
+
+
 class _Done:
     """The checks that passed so far, and what they found."""
 
@@ -210,6 +218,7 @@ class _Done:
         self.name = ""
         self.names: list[str] = []
         self.agreements: list[Agreement] = []
+        self.notes: list[str] = []
 
     def note(self, found: object) -> None:
         """The check named last has passed."""

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from suite import figures
 
 from helpers import HIDDEN, layer
 from lstmbridge import Layer, check, migrate, read
 from lstmbridge.arrays import same_bits
 from lstmbridge.errors import Unsupported
+from lstmbridge.testing import check_forward
 
 FORMATS = (".keras", ".h5", ".weights.h5", ".safetensors", ".pt", ".onnx", ".npz", ".gates.safetensors")
 BOTH = ("forward", "reverse")
@@ -44,12 +46,12 @@ def option(suffix: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(FORMATS, FORMATS)))
 @pytest.mark.parametrize("content", CONTENTS)
-def test_file_to_file(content: str, source: str, target: str, tmp_path: Path) -> None:
+def test_file_to_file(content: str, source: str, target: str, tmp_path: Path, record: Any) -> None:
     made = CONTENTS[content]()
     a, b, c = (tmp_path / f"{name}{suffix}" for name, suffix in (("a", source), ("b", target), ("c", source)))
     migrate(made, path=a, **option(source))
     done = migrate(a, path=b, **option(target))
-    check(a, b, batch=2, time=6).demand()
+    found = check_forward(a, b, batch=2, time=6)
     assert [each.label for each in read(b)] == [each.label for each in read(a)]
     migrate(b, path=c, remainder=done.remainder, **option(source))
     for before, after in zip(read(a), read(c), strict=True):
@@ -57,6 +59,21 @@ def test_file_to_file(content: str, source: str, target: str, tmp_path: Path) ->
         different = [name for name in before if not same_bits(before[name], after[name])]
         assert not different
     assert [each.after for each in read(c)] == [each.after for each in read(a)]
+    record(
+        kind="case",
+        id=f"{content} / {source}->{target} / float32 / cpu",
+        suite="files",
+        cell=made[0].spec.cell,
+        features=[f"file: {content}"],
+        source=source,
+        target=target,
+        dtype="float32",
+        device="cpu",
+        outcome="agrees",
+        reason="",
+        checks=["forward", "round_trip"],
+        **figures([found]),
+    )
 
 
 @pytest.mark.parametrize("target", [".keras", ".h5", ".safetensors", ".pt", ".onnx"])

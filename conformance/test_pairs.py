@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from cases import NOT_COMPUTED, Case, cases
+from cases import NOT_COMPUTED, REAL_PAIRS, Case, cases
 from suite import BRIEF, run
 
 DTYPES = ("float64", "float16", "bfloat16")
+
+#: The features with which every dtype is tried in the quick set, too.
+QUICK = ("dual-bias", "forget-constant")
 
 
 def parametrized(found: Iterable[Case]) -> Any:
@@ -21,19 +24,19 @@ def test_one_feature(case: Case, record: Any) -> None:
     run(case, record, "pairs")
 
 
-@parametrized(case for case in cases(1, "float64") if not case.not_computed)
-def test_float64(case: Case, record: Any) -> None:
+@parametrized(case for dtype in DTYPES for case in cases(1, dtype) if case.features[0] in QUICK)
+def test_other_dtypes_quick(case: Case, record: Any) -> None:
     run(case, record, "pairs")
 
 
 @pytest.mark.slow
-@parametrized(case for dtype in DTYPES for case in cases(1, dtype) if dtype != "float64" or case.not_computed)
+@parametrized(case for dtype in DTYPES for case in cases(1, dtype) if case.features[0] not in QUICK)
 def test_other_dtypes(case: Case, record: Any) -> None:
     run(case, record, "pairs")
 
 
 @pytest.mark.slow
-@parametrized(cases(2))
+@parametrized(cases(2, pairs=REAL_PAIRS))
 def test_two_features(case: Case, record: Any) -> None:
     run(case, record, "two features", only=BRIEF)
 

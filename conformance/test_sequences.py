@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import PAIRS, SEQUENCE_PAIRS, Case, sequence_cases
-from runtimes import plain
+from runtimes import BACKEND, FRAMEWORKS, plain
 from suite import ORIENTED, run
 
 from lstmbridge import convert, reference
@@ -18,7 +19,6 @@ from lstmbridge.testing import SEQUENCES, spec_of, telling_layer
 
 #: On the full and the padded sequences every case of test_pairs.py runs.
 NAMES = [name for name in SEQUENCES if name not in ("full", "lengths")]
-QUICK = [name for name in NAMES if name != "long"]
 
 #: Layers whose state can be handed over in mid-sequence.
 CUT = [
@@ -31,18 +31,25 @@ CUT = [
 ]
 
 
-@pytest.mark.parametrize("case", list(sequence_cases(QUICK)), ids=str)
+def parametrized(found: Iterable[Case]) -> Any:
+    """Every case; those between frameworks that are not each other's target in a ring are for the full run."""
+    quick = {*zip(FRAMEWORKS, (*FRAMEWORKS[1:], FRAMEWORKS[0]), strict=True)} if BACKEND == "tensorflow" else PAIRS
+    marks = {True: [], False: [pytest.mark.slow]}
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=case.id, marks=marks[(case.source, case.target) in quick and case.sequence != "long"])
+            for case in found
+        ],
+    )
+
+
+@parametrized(sequence_cases(NAMES))
 def test_sequences(case: Case, record: Any) -> None:
     run(case, record, "sequences")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", list(sequence_cases(["long"])), ids=str)
-def test_a_thousand_steps(case: Case, record: Any) -> None:
-    run(case, record, "sequences")
-
-
-@pytest.mark.parametrize("case", CUT, ids=str)
+@parametrized(CUT)
 def test_cut_anywhere(case: Case, record: Any) -> None:
     """The state is carried from one framework into the other, both ways, at every cut."""
     run(case, record, "sequences")

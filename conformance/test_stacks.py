@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cases import PAIRS
 from runtimes import DEVICE, placed, plain
-from suite import figures
+from suite import figures, skip_if_missing
 
 from lstmbridge import Layer, Spec, convert, migrate
 from lstmbridge.errors import Disagreement, Unsupported
@@ -28,6 +28,8 @@ STACKS: dict[str, tuple[tuple[int, ...], tuple[str, ...], bool]] = {
     "in-one-module-bidirectional": ((4, 4, 4), BOTH, True),
 }
 
+QUICK = ("stacked-3-bidirectional", "unequal", "in-one-module")
+
 
 def chain(cell: str, sizes: tuple[int, ...], directions: tuple[str, ...]) -> tuple[Layer, ...]:
     """Layers that read one another, with weights of their own."""
@@ -42,17 +44,33 @@ def chain(cell: str, sizes: tuple[int, ...], directions: tuple[str, ...]) -> tup
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-@pytest.mark.parametrize(("cell", "stack"), list(itertools.product(CELLS, STACKS)))
+@pytest.mark.parametrize(
+    ("cell", "stack"),
+    [
+        pytest.param(cell, stack, marks=[] if stack in QUICK else [pytest.mark.slow])
+        for cell, stack in itertools.product(CELLS, STACKS)
+    ],
+)
 def test_stacks(cell: str, stack: str, source: str, target: str, record: Any) -> None:
     sizes, directions, together = STACKS[stack]
-    line = {"id": f"{cell}-{stack} / {source}->{target} / float32 / {DEVICE}", "suite": "stacks", "cell": cell,
-            "features": [stack], "source": source, "target": target, "dtype": "float32", "device": DEVICE}  # fmt: skip
+    line: dict[str, Any] = {
+        "kind": "case",
+        "id": f"{cell}-{stack} / {source}->{target} / float32 / {DEVICE}",
+        "suite": "stacks",
+        "cell": cell,
+        "features": [stack],
+        "source": source,
+        "target": target,
+        "dtype": "float32",
+        "device": DEVICE,
+    }
+    skip_if_missing(line, record)
     layers = chain(cell, sizes, directions)
     if cell == "gru-before" and "torch" in (source, target):
         obj = layers if source == "torch" else convert(layers, to=plain(source))
         with pytest.raises(Unsupported, match="reset_after=False"):
             convert(obj, to="torch", stack=together)
-        record(kind="case", outcome="refused", reason="a GRU with reset_after=False", checks=["refusal"], **line)
+        record(outcome="refused", reason="a GRU with reset_after=False", checks=["refusal"], **line)
         return
     try:
         made = placed(plain(source), convert(layers, to=plain(source)))
@@ -66,7 +84,7 @@ def test_stacks(cell: str, stack: str, source: str, target: str, record: Any) ->
         if not together:
             check_round_trip(made, plain(target))
     except Disagreement as error:
-        record(kind="case", outcome="failed", reason=str(error), checks=[], **line)
+        record(outcome="failed", reason=str(error), checks=[], **line)
         raise
     checks = ["forward", "complete"] + ([] if together else ["round_trip"])
-    record(kind="case", outcome="agrees", reason="", checks=checks, module="stock", **line, **figures(found))
+    record(outcome="agrees", reason="", checks=checks, module="stock", **line, **figures(found))

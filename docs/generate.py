@@ -1,73 +1,87 @@
-"""Writes the tables of the README and the docs from the code; `--check` only says whether they are what it would write.
+"""Writes the tables of the README and the docs, from the code and from the last conformance run.
 
-    python docs/generate.py [--check]
+`--check` only says whether they are what it would write.
+
+python docs/generate.py [--check]
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from lstmbridge import Spec, registry
 from lstmbridge.drawing import draw, layouts
-from lstmbridge.fit import refusals
 
 ROOT = Path(__file__).parents[1]
-BOTH = ("forward", "reverse")
-PLAIN = {"cell": "lstm", "bias": "none"}
-HARD_2, HARD_3 = ("hard_sigmoid", 0.2, 0.5), ("hard_sigmoid", 1 / 6, 0.5)  # Keras 1 and 2, Keras 3
+FIGURES = ROOT / "docs" / "conformance.json"  # of the last `make conformance DOCS=1`
 
-#: The rows of the support table: what a user calls it, and the fields of the Spec.
-ROWS: list[tuple[str, dict[str, Any]]] = [
-    ("LSTM", PLAIN),
-    ("GRU, reset after", {"cell": "gru", "bias": "none"}),
-    ("GRU, reset before", {"cell": "gru", "reset_after": False, "bias": "none"}),
-    ("RNN, tanh", {"cell": "rnn", "bias": "none"}),
-    ("RNN, relu", {"cell": "rnn", "bias": "none", "activations": ("relu",)}),
-    ("one bias, LSTM", {"cell": "lstm"}),
-    ("two biases, LSTM", {"cell": "lstm", "bias": "dual"}),
-    ("one bias, GRU", {"cell": "gru"}),
-    ("two biases, GRU, reset after", {"cell": "gru", "bias": "dual"}),
-    ("bidirectional, concatenated", {**PLAIN, "directions": BOTH}),
-    ("bidirectional, sum, mul or ave", {**PLAIN, "directions": BOTH, "merge": "sum"}),
-    ("reverse, outputs in forward time", {**PLAIN, "directions": ("reverse",)}),
-    ("reverse, outputs as processed", {**PLAIN, "directions": ("reverse",), "processed_order": True}),
-    ("projection", {**PLAIN, "projection_size": 2}),
-    ("peepholes", {**PLAIN, "peepholes": True}),
-    ("coupled input and forget gates", {**PLAIN, "coupled": True}),
-    ("clip of the pre-activations", {**PLAIN, "clip": 3.0}),
-    ("clip of the cell", {**PLAIN, "cell_clip": 3.0}),
-    ("clip of the projection", {**PLAIN, "projection_size": 2, "proj_clip": 3.0}),
-    ("hard_sigmoid 0.2 x + 0.5", {"cell": "gru", "bias": "none", "activations": (HARD_2, "tanh")}),
-    ("hard_sigmoid x / 6 + 0.5", {"cell": "gru", "bias": "none", "activations": (HARD_3, "tanh")}),
-    ("relu in an LSTM", {**PLAIN, "activations": ("sigmoid", "relu", "relu")}),
-    ("forget constant at run time", {"cell": "lstm", "forget_constant": 1.0}),
+#: The rows of the support table: what a user calls it, the cell and feature of the grid, whether it is about biases.
+ROWS: list[tuple[str, str, bool]] = [
+    ("LSTM", "lstm-no-bias", False),
+    ("GRU, reset after", "gru-after-no-bias", False),
+    ("GRU, reset before", "gru-before-no-bias", False),
+    ("RNN, tanh", "rnn-tanh-no-bias", False),
+    ("RNN, relu", "rnn-relu-no-bias", False),
+    ("one bias, LSTM", "lstm-plain", True),
+    ("two biases, LSTM", "lstm-dual-bias", True),
+    ("one bias, GRU", "gru-after-plain", True),
+    ("two biases, GRU, reset after", "gru-after-dual-bias", True),
+    ("bidirectional, concatenated", "lstm-bidirectional", False),
+    ("bidirectional, sum", "lstm-bidirectional-sum", False),
+    ("bidirectional, mul", "lstm-bidirectional-mul", False),
+    ("bidirectional, ave", "lstm-bidirectional-ave", False),
+    ("reverse, outputs in forward time", "lstm-reverse", False),
+    ("reverse, outputs as processed", "lstm-reverse-as-processed", False),
+    ("projection", "lstm-projection", False),
+    ("peepholes", "lstm-peepholes", False),
+    ("coupled input and forget gates", "lstm-coupled", False),
+    ("clip of the pre-activations", "lstm-clip", False),
+    ("clip of the cell", "lstm-cell-clip", False),
+    ("clip of the projection", "lstm-projection-clip", False),
+    ("hard_sigmoid 0.2 x + 0.5", "gru-after-hard-sigmoid-0.2", False),
+    ("hard_sigmoid x / 6 + 0.5", "gru-after-hard-sigmoid-1/6", False),
+    ("relu in an LSTM", "lstm-relu", False),
+    ("forget constant at run time", "lstm-forget-constant", True),
 ]
 COLUMNS = ("keras", "torch", "onnx", "gates")
+ABOUT_BIASES = ("merged into one", "second one zero")
 
 
-def cell(fields: dict[str, Any], name: str) -> str:
-    """One entry of the table: yes, what is done to it, or refused and why."""
-    spec = Spec(input_size=4, hidden_size=3, **fields)
-    room = registry.framework(name).layout
-    reasons = refusals(spec, room.HOLDS)
-    if reasons:
-        own = getattr(room, "FAITHFUL", None)
-        faithful = own is not None and not refusals(spec, own)
-        return "faithful module" if faithful else f"refused: it has no {reasons[0].feature}"
-    if spec.forget_constant and "forget constant" not in room.HOLDS.features:
-        return "folded into the bias"
-    forms = room.HOLDS.biases(spec)
-    if spec.bias in forms:
-        return "yes"
-    return "merged into one" if spec.bias == "dual" else "second one zero"
+def figures() -> dict[str, Any]:
+    """What the last conformance run found."""
+    found: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
+    return found
 
 
 def support() -> str:
-    """The support table in Markdown."""
+    """The support table in Markdown, as the last conformance run found it."""
+    held = figures()["support"]
     lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
-    lines += [f"| {label} | {' | '.join(cell(fields, name) for name in COLUMNS)} |" for label, fields in ROWS]
+    for label, case, biases in ROWS:
+        words = [held[case][name] for name in COLUMNS]
+        shown = [word if biases or word not in ABOUT_BIASES else "yes" for word in words]
+        lines.append(f"| {label} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def teeth() -> str:
+    """How many mutants each check kills, and how many it alone kills."""
+    found = figures()["figures"]["mutants"]
+    lines = [
+        f"`conformance/mutants.py` breaks the converter in {found['total']} ways: wrong gate orders, transpositions, lost",
+        "biases, exchanged states, aliasing, a cast that nobody asked for. Each is tried on a few cases of the grid, and",
+        "is noticed when a check fails that passes there without it.",
+        f"{found['killed']} of {found['total']} are noticed. The official ONNX node tests for LSTM, GRU and RNN, run on the",
+        f"same broken converters, notice {found['official']}.",
+        "",
+        "| check | mutants it kills | that no other check kills |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| `check_{name}` | {each['kills']} | {each['alone']} |" for name, each in sorted(found["checks"].items())
+    ]
     return "\n".join(lines)
 
 
@@ -76,7 +90,11 @@ def drawn() -> str:
     return f"```text\n{draw(layouts())}\n```"
 
 
-PAGES = {"README.md": {"support": support}, "docs/layouts.md": {"layouts": drawn}}
+PAGES = {
+    "README.md": {"support": support},
+    "docs/layouts.md": {"layouts": drawn},
+    "docs/conformance.md": {"teeth": teeth},
+}
 
 
 def filled(text: str, name: str, content: str) -> str:

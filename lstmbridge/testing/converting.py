@@ -16,6 +16,7 @@ from lstmbridge import registry
 from lstmbridge.errors import Disagreement, Unsupported
 from lstmbridge.layer import Array, Layer
 from lstmbridge.pipeline import migrate, read, read_all
+from lstmbridge.remainder import Remainder
 from lstmbridge.testing.side import Side
 
 __all__ = [
@@ -100,7 +101,8 @@ def check_owns_memory(source: Any, to: str, **options: Any) -> None:
 
     Overwrites the weights of `source`. Errors: Disagreement that names the weights that are shared.
     """
-    result = migrate(source, to=to, **options).result
+    done = migrate(source, to=to, **options)
+    result, terms = done.result, {n: xp.host(a).copy() for n, a in _terms(done.remainder).items()}
     for changed, other, who in ((result, source, "the source"), (source, result, "the result")):
         kept = [_copies(layer) for layer in read(other)]
         if not _overwritten(Side.of(changed)):
@@ -114,6 +116,13 @@ def check_owns_memory(source: Any, to: str, **options: Any) -> None:
         ]
         if shared:
             raise Disagreement(f"check_owns_memory: {to}: writing changed {who} too", f"shared: {', '.join(shared)}")
+    held = [name for name, array in _terms(done.remainder).items() if not np.array_equal(xp.host(array), terms[name])]
+    if held:
+        raise Disagreement(f"check_owns_memory: {to}: writing changed the remainder too", f"shared: {', '.join(held)}")
+
+
+def _terms(remainder: Remainder) -> dict[str, Array]:
+    return {f"{label}/{name}": a for label, entry in remainder.entries.items() for name, a in entry.terms.items()}
 
 
 def _overwritten(side: Side) -> bool:
@@ -234,6 +243,13 @@ def check_complete(source: Any, to: str, **options: Any) -> None:
     if set(done.left_alone) != set(reading.left_alone):
         raise Disagreement("check_complete: the report forgets what was left alone", f"found {done.left_alone}")
     _written(Side.of(done.result), [each.layer for each in done.targets])
+    for report, before, after in zip(done.reports, reading.layers, done.targets, strict=True):
+        changed = [n for n in before if n not in after.layer.weights or not xp.same_bits(after.layer[n], before[n])]
+        if (report.verdict == "exact") == bool(changed):
+            raise Disagreement(
+                f"check_complete: {to}: the verdict is {report.verdict}",
+                f"other numbers: {', '.join(changed) or 'none'}",
+            )
 
 
 def _consumed(side: Side, layers: Sequence[Layer], left_alone: Sequence[str]) -> None:

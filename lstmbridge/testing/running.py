@@ -139,9 +139,17 @@ def _suspects(layer: Layer) -> Iterator[tuple[str, Layer]]:
         yield "it runs forward", plain.replace(spec=forward, weights=turned)
     for words, changes in _changed(spec):
         yield words, plain.replace(spec=spec.replace(**changes))
+    if spec.cell == "gru" and spec.reset_after and spec.bias == "dual":
+        yield "recurrent_bias.n is merged into bias.n", plain.replace(weights={**weights, **_merged_inside(weights)})
     if spec.cell == "gru":
         flipped = {n: -a if n.endswith(".z") else a for n, a in weights.items()}
         yield "z is 1 - z", plain.replace(weights=flipped)
+
+
+def _merged_inside(weights: Mapping[str, Float]) -> dict[str, Float]:
+    """A GRU's b_hn outside the reset, in b_in."""
+    twins = {name: name.replace(".recurrent_bias.", ".bias.") for name in weights if name.endswith("recurrent_bias.n")}
+    return {one: 0 * weights[one] for one in twins} | {b: weights[a] + weights[b] for a, b in twins.items()}
 
 
 def _permuted(layer: Layer) -> Iterator[tuple[str, Layer]]:
@@ -214,7 +222,7 @@ def check_handover(
             worst = max(worst, *(gap.largest for gap in gaps))
             if not worst <= allowed:
                 raise Disagreement(
-                    f"a state handed from {first.name} to {second.name} after step {cut} of {time} gives other numbers",
+                    f"check_handover: a state handed from {first.name} to {second.name} after step {cut} of {time} gives other numbers",
                     f"they differ by {worst:.3g}; allowed {allowed:.3g}",
                 )
     return worst

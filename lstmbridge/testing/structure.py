@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstmbridge import registry
 from lstmbridge.arrays import host
 from lstmbridge.errors import Disagreement
 from lstmbridge.layer import Layer
@@ -51,10 +52,18 @@ def _demand(who: str, origin: Layer, held: Sequence[Layer]) -> Layer:
     """The one layer that is held, with numbers on the host. Errors: Disagreement unless it holds `origin`."""
     if len(held) != 1:
         raise Disagreement(f"check_structure: {who}: {len(held)} layers", "expected one")
+    spec = held[0].spec
+    if origin.spec.bias == "dual" != spec.bias and "dual" in _forms(who, origin.spec):
+        raise Disagreement(f"check_structure: {who}: two biases became one", "the target holds both")
     expected = _expected(origin, held[0])
     fitted = held[0].replace(weights=expected)
     _complain(who, origin, fitted, [(name, np.asarray(host(held[0][name])), expected[name]) for name in expected])
     return fitted
+
+
+def _forms(who: str, spec: Spec) -> Sequence[str]:
+    """The bias forms of the framework that ``source -> target`` ends with."""
+    return registry.framework(who.rpartition(" ")[2]).layout.HOLDS.biases(spec)
 
 
 def _expected(origin: Layer, held: Layer) -> dict[str, Float]:
@@ -95,7 +104,13 @@ def _sentences(wrong: dict[tuple[str, str], tuple[int, str]]) -> Iterator[str]:
             told.add((there, wanted))
             yield f"{wanted} and {_short(wanted, there)} are exchanged{where}"
         else:
-            yield f"{wanted}: {count} numbers are {there}{where}" if " " in there else f"{wanted} holds {there}{where}"
+            yield f"{wanted}: {_many(count, there)}{where}" if there[0] == "(" else f"{wanted} holds {there}{where}"
+
+
+def _many(count: int, there: str) -> str:
+    """``3 numbers are transposed, e.g. [1, 0] at [0, 1]``, of what `Labels.complaints` says in parentheses."""
+    what, _, example = there.removeprefix("(").partition(")")
+    return f"{count} {'number is' if count == 1 else 'numbers are'} {what}{example}"
 
 
 def _short(one: str, other: str) -> str:

@@ -50,36 +50,51 @@ def labelled_layer(spec: Spec, *, dtype: str = "float32", **fields: Any) -> Laye
 class Labels:
     """Reads the numbers of a labelled layer, and says in words what stands in the wrong place.
 
-    Numbers that the conversion made from labels (a sum of two biases) are told to it as `made`.
+    The sum of two biases of a gate is known as one. Numbers that are expected and that the conversion made from labels
+    are told to it as `made`.
     """
 
     def __init__(self, layer: Layer, made: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
         self.entries: dict[float, tuple[str, tuple[int, ...]]] = {}
-        for name, array in {**layer.weights, **(made or {})}.items():
+        for name, array in {**_sums(layer), **layer.weights, **(made or {})}.items():
             for at, number in np.ndenumerate(np.asarray(array)):
                 self.entries[float(number)] = (name, at)
 
     def complaints(self, found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Iterator[tuple[str, str, int]]:
-        """(name expected, name found or what was found, how many) for all entries that are not as expected."""
-        counts: dict[tuple[str, str], int] = {}
+        """(name expected, name found or what was found, how many) for all entries that are not as expected.
+
+        What was found begins with ``(`` where it is no name; where entries differ, with that of the first.
+        """
+        told: dict[tuple[str, str], tuple[str, int]] = {}
         for number, right in zip(found[found != expected], expected[found != expected], strict=True):
-            pair = (self._name(right), self._found(float(number), float(right)))
-            counts[pair] = counts.get(pair, 0) + 1
-        yield from ((wanted, there, count) for (wanted, there), count in counts.items())
+            there, example = self._found(float(number), float(right))
+            kind = (self._name(right), there)
+            first, count = told.get(kind, (there + example, 0))
+            told[kind] = (first, count + 1)
+        yield from ((wanted, there, count) for (wanted, _), (there, count) in told.items())
 
     def _name(self, number: float) -> str:
         return self.entries.get(float(number), (f"{number:g}", ()))[0]
 
-    def _found(self, number: float, expected: float) -> str:
+    def _found(self, number: float, expected: float) -> tuple[str, str]:
+        """What a number is, and where it was found."""
+        if number == 0:
+            return "zero", ""
         if -number == expected:
-            return "opposite sign"
+            return "(of the opposite sign)", ""
         if number not in self.entries:
-            return f"no weight of the layer, e.g. {number:g}"
+            return "(no weight of the layer)", f", e.g. {number:g}"
         name, at = self.entries[number]
         if name != self._name(expected):
-            return name
+            return name, ""
         wanted = self.entries[expected][1]
-        return f"transposed: {_at(at)} at {_at(wanted)}" if at == wanted[::-1] else f"{_at(at)} at {_at(wanted)}"
+        return "(transposed)" if at == wanted[::-1] else "(out of place)", f", e.g. {_at(at)} at {_at(wanted)}"
+
+
+def _sums(layer: Layer) -> dict[str, npt.NDArray[Any]]:
+    """The sums of the two biases of each gate, by the names of both."""
+    twins = {name: name.replace(".bias.", ".recurrent_bias.") for name in layer if ".bias." in name}
+    return {f"{a} + {b}": np.asarray(layer[a]) + layer[b] for a, b in twins.items() if b in layer.weights}
 
 
 def _at(index: tuple[int, ...]) -> str:
