@@ -221,8 +221,9 @@ def check_handover(
             gaps += [] if truth.c is None else [Difference.of(np.asarray(c), truth.c, allowed)]
             worst = max(worst, *(gap.largest for gap in gaps))
             if not worst <= allowed:
+                who = f"{first.name} to {second.name} after step {cut} of {time}"
                 raise Disagreement(
-                    f"check_handover: a state handed from {first.name} to {second.name} after step {cut} of {time} gives other numbers",
+                    f"check_handover: a state handed from {who} gives other numbers",
                     f"they differ by {worst:.3g}; allowed {allowed:.3g}",
                 )
     return worst
