@@ -18,21 +18,25 @@ from runtimes import BACKEND, FRAMEWORKS, KERAS, plain
 from lstmbridge import Spec
 from lstmbridge.testing import CELLS, combinations, spec_of
 
-#: The pairs that this process runs. On another Keras backend than tensorflow those with Keras; on jax, which compiles
-#: everything anew, those that a backend can change.
 _ALL = tuple(itertools.product(FRAMEWORKS, FRAMEWORKS))
-_CLOSE = ((KERAS, "torch"), ("torch", KERAS), (KERAS, KERAS), ("gates", KERAS), ("torch", "torch"))
-PAIRS = {
-    "tensorflow": _ALL,
-    "torch": (*(pair for pair in _ALL if KERAS in pair), ("torch", "torch")),
-    "jax": _CLOSE,
-}[BACKEND]
+
+#: Keras beside torch and beside itself: what a backend can change. On a GPU torch beside itself, too.
+_CLOSE = ((KERAS, "torch"), ("torch", KERAS), (KERAS, KERAS))
+_CLOSE += (("torch", "torch"),) if runtimes.DEVICE != "cpu" else ()
+
+#: The pairs that this process runs: all of them where Keras runs on tensorflow, those with Keras where it runs on
+#: torch, and the close ones on jax, which compiles everything anew.
+PAIRS = {"tensorflow": _ALL, "torch": (*_CLOSE, *(pair for pair in _ALL if KERAS in pair and pair not in _CLOSE)),
+         "jax": _CLOSE}[BACKEND]  # fmt: skip
 
 #: Those that are run on every kind of sequences.
-SEQUENCE_PAIRS: tuple[tuple[str, str], ...] = _ALL if BACKEND == "tensorflow" else _CLOSE[:3]
+SEQUENCE_PAIRS = _ALL if BACKEND == "tensorflow" else _CLOSE
 
-#: Those that two features at once are run on: each real framework twice a source and twice a target.
+#: Every framework a source and a target of every other: what two features at once are run on.
 REAL_PAIRS = tuple(itertools.permutations(FRAMEWORKS[:3], 2))
+
+#: Those, and from the project's own form into each: what other dtypes than float32 are run on.
+DTYPE_PAIRS = (*REAL_PAIRS, *(("gates", name) for name in FRAMEWORKS[:3])) if BACKEND == "tensorflow" else _CLOSE
 
 #: Frameworks with a module of the project's own, for what their stock layers cannot hold.
 FAITHFUL = ("keras", "torch")

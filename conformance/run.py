@@ -52,9 +52,9 @@ def _parts(given: argparse.Namespace) -> Iterator[tuple[str, str, Sequence[str]]
     if given.device == "cuda":
         for backend in ("torch", "jax"):
             for tf32 in ([], ["--tf32"]):
-                words = ["--device", "cuda", *tf32, "--require", "keras,torch", *grid]
+                words = ["--device", "cuda", *tf32, "--require", "keras,torch", "-m", "not slow", *grid]
                 title = f"Keras on {backend} and torch on the GPU, TF32 {'on' if tf32 else 'off'}"
-                yield title, backend, [*words, "-m", "not slow"] if backend == "jax" else words
+                yield title, backend, words
         return
     full = ["--full", str(given.full)] if given.full else []
     yield "Keras on tensorflow, torch, onnxruntime", "tensorflow", ["--require", "keras,torch,onnx", *full, str(HERE)]

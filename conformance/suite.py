@@ -41,6 +41,7 @@ Check = tuple[str, Callable[[], object]]
 #: What two features at once are asked for.
 BRIEF = ("refusal", "forward", "round_trip")
 
+#: What every layer is run on; two features at once on the last.
 USUAL = ("full", "lengths")
 
 #: The orientations in which some frameworks take sequences, as the conversion is asked for them.
@@ -54,6 +55,7 @@ class Prepared:
         self.case = case
         self.options: dict[str, Any] = {"faithful": True}
         self.written: Mapping[str, Any] = {}
+        self.sequences = USUAL
         self.layer = telling_layer(case.spec, dtype=case.dtype)
 
     def new_source(self) -> Any:
@@ -140,7 +142,7 @@ def _computed(made: Prepared) -> Iterator[Check]:
     if made.case.not_computed:
         yield "forward", made.does_not_run
         return
-    for sequence in USUAL:
+    for sequence in made.sequences:
         yield "forward", lambda sequence=sequence: made.forward(sequence)  # type: ignore[misc]
     if made.case.dtype in ("float32", "float64") and any(
         has_gradients(plain(n)) for n in (made.case.source, made.case.target)
@@ -166,16 +168,17 @@ def statement(framework: str) -> Callable[[Any, Layer], Iterator[tuple[str, Any,
 # ---- a case, and its line in the report
 
 
-def run(case: Case, record: Callable[..., None], suite: str, only: Iterable[str] | None = None) -> None:
-    """Every check of the case (or those named in `only`), and a line in the report whatever comes of it."""
+def run(case: Case, record: Callable[..., None], suite: str, *, brief: bool = False) -> None:
+    """Every check of the case (with `brief` those of `BRIEF`), and a line in the report whatever comes of it."""
     started = time.monotonic()
     line = {"kind": "case", "id": case.id, "suite": suite, "cell": case.cell, "features": list(case.features),
             "source": case.source, "target": case.target, "dtype": case.dtype, "device": runtimes.DEVICE}  # fmt: skip
     skip_if_missing(line, record)
     spoilt, done, made = known(case.id), _Done(), Prepared(case)
+    made.sequences = USUAL[-1:] if brief else USUAL
     try:
         for name, check in checks(made):
-            if only is None or name in only:
+            if not brief or name in BRIEF:
                 done.name = name
                 done.note(check())
     except (BridgeError, AssertionError) as error:

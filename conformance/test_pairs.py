@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from cases import NOT_COMPUTED, REAL_PAIRS, Case, cases
-from suite import BRIEF, run
+from cases import DTYPE_PAIRS, NOT_COMPUTED, REAL_PAIRS, Case, cases
+from suite import run
 
 DTYPES = ("float64", "float16", "bfloat16")
 
@@ -24,13 +24,13 @@ def test_one_feature(case: Case, record: Any) -> None:
     run(case, record, "pairs")
 
 
-@parametrized(case for dtype in DTYPES for case in cases(1, dtype) if case.features[0] in QUICK)
+@parametrized(case for dtype in DTYPES for case in cases(1, dtype, DTYPE_PAIRS) if case.features[0] in QUICK)
 def test_other_dtypes_quick(case: Case, record: Any) -> None:
     run(case, record, "pairs")
 
 
 @pytest.mark.slow
-@parametrized(case for dtype in DTYPES for case in cases(1, dtype) if case.features[0] not in QUICK)
+@parametrized(case for dtype in DTYPES for case in cases(1, dtype, DTYPE_PAIRS) if case.features[0] not in QUICK)
 def test_other_dtypes(case: Case, record: Any) -> None:
     run(case, record, "pairs")
 
@@ -38,7 +38,7 @@ def test_other_dtypes(case: Case, record: Any) -> None:
 @pytest.mark.slow
 @parametrized(cases(2, pairs=REAL_PAIRS))
 def test_two_features(case: Case, record: Any) -> None:
-    run(case, record, "two features", only=BRIEF)
+    run(case, record, "two features", brief=True)
 
 
 def test_what_is_not_computed_is_known() -> None:

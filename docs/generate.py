@@ -71,10 +71,10 @@ def teeth() -> str:
     found = figures()["figures"]["mutants"]
     total, killed, official = (found[name] for name in ("total", "killed", "official"))
     lines = [
-        f"`conformance/mutants.py` breaks the converter in {total} ways: wrong gate orders, transpositions, lost biases,",
-        "exchanged states, aliasing, a cast that nobody asked for. Each is tried on a few cases of the grid, and is noticed",
-        f"when a check fails that passes there without it. {killed} of {total} are noticed. The official ONNX node tests for",
-        f"LSTM, GRU and RNN, run on the same broken converters, notice {official}.",
+        f"`conformance/mutants.py` breaks the converter in {total} ways: wrong gate orders, transpositions, lost",
+        "biases, exchanged states, aliasing, a cast that nobody asked for. Each is tried on a few cases of the grid,",
+        f"and is noticed when a check fails that passes there without it. {killed} of {total} are noticed. The official",
+        f"ONNX node tests for LSTM, GRU and RNN, run on the same broken converters, notice {official}.",
         "",
         "| check | mutants it kills | that no other check kills |",
         "|---|---|---|",
