@@ -30,7 +30,8 @@ def main() -> int:
     codes = []
     for title, backend, words in _parts(given):
         print(f"==> conformance: {title}", flush=True)
-        command = [sys.executable, "-m", "pytest", "-q", "-n", str(given.workers), "--record", str(folder), *words]
+        workers = ["-n", str(given.workers), "--dist", "worksteal"]
+        command = [sys.executable, "-m", "pytest", "-q", *workers, "--record", str(folder), *words]
         done = subprocess.run(command, cwd=HERE.parent, env={**os.environ, "KERAS_BACKEND": backend}, check=False)
         codes.append(done.returncode)
     return _report(folder, given.out, given.docs) or max(codes)

@@ -73,8 +73,8 @@ def teeth() -> str:
     lines = [
         f"`conformance/mutants.py` breaks the converter in {total} ways: wrong gate orders, transpositions, lost",
         "biases, exchanged states, aliasing, a cast that nobody asked for. Each is tried on a few cases of the grid,",
-        f"and is noticed when a check fails that passes there without it. {killed} of {total} are noticed. The official",
-        f"ONNX node tests for LSTM, GRU and RNN, run on the same broken converters, notice {official}.",
+        f"and is noticed when a check fails that passes there without it. {killed} of {total} are noticed. The",
+        f"official ONNX node tests for LSTM, GRU and RNN, run on the same broken converters, notice {official}.",
         "",
         "| check | mutants it kills | that no other check kills |",
         "|---|---|---|",

@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import importlib
 import io
+import json
 import os
 import pkgutil
 import re
@@ -19,7 +20,10 @@ from pathlib import Path
 import pytest
 
 import lstmbridge
-from lstmbridge import registry
+from lstmbridge import Spec, registry
+from lstmbridge.errors import Unsupported
+from lstmbridge.fit import fit, refusals
+from lstmbridge.testing import combinations, telling_layer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
@@ -102,6 +106,31 @@ def test_the_tables_are_what_the_code_says() -> None:
         [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def held(name: str, spec: Spec) -> str:
+    """How a framework holds a layer, as the code says now and in the words of the report."""
+    room = registry.framework(name).layout
+    try:
+        found = fit(telling_layer(spec), room.HOLDS).layer.spec
+    except Unsupported:
+        own = getattr(room, "FAITHFUL", None)
+        return "refused" if own is None or refusals(spec, own) else "faithful module"
+    if spec.forget_constant != found.forget_constant:
+        return "folded into the bias"
+    return {("dual", "single"): "merged into one", ("single", "dual"): "second one zero"}.get(
+        (spec.bias, found.bias), "yes"
+    )
+
+
+def test_the_last_conformance_run_is_of_this_code() -> None:
+    """What it found is what the code says; if it is not, run `make conformance DOCS=1` and `make docs`."""
+    found = json.loads((ROOT / "docs" / "conformance.json").read_text())["support"]
+    expected = {
+        f"{cell}-{features[0]}": {name: held(name, spec) for name in ("keras", "torch", "onnx", "gates")}
+        for cell, features, spec in combinations(1)
+    }
+    assert found == expected
 
 
 def test_what_the_readme_points_to_is_there() -> None:

@@ -287,7 +287,7 @@ def check_gradients(
     found = [(side, _gradient(side, given, lengths)) for side in sides]
     worst = 0.0
     for side, gradient in found:
-        slopes = _slopes(side.layers[0], given, lengths, gradient, seed)
+        slopes = _slopes(side.layers[0], given, lengths, gradient, seed, allowed)
         worst = max(worst, *(_demand_slope(side.name, name, *pair, allowed) for name, pair in slopes))
     if len(found) == 2:
         (one, a), (other, b) = found
@@ -309,7 +309,12 @@ def _gradient(side: Side, given: _Drawn, lengths: Sequence[int] | None) -> dict[
 
 
 def _slopes(
-    layer: Layer, given: _Drawn, lengths: Sequence[int] | None, gradient: Mapping[str, Float], seed: int
+    layer: Layer,
+    given: _Drawn,
+    lengths: Sequence[int] | None,
+    gradient: Mapping[str, Float],
+    seed: int,
+    allowed: float,
 ) -> Iterator[tuple[str, tuple[float, float, float]]]:
     """For each name: the slope that the gradient gives along a random direction, that of the equations, the scale.
 
@@ -319,14 +324,14 @@ def _slopes(
     weights = {name: np.asarray(host(array), np.float64) for name, array in layer.weights.items()}
     for name, array in gradient.items():
         way = rng.normal(size=array.shape)
-        found = float((array * way).sum())
+        found, size = float((array * way).sum()), float(np.sqrt((array**2).sum()))
         slopes = []
         for step in _STEPS:
             ahead, behind = (_pulled(layer, weights, given, lengths, name, sign * step * way) for sign in (1, -1))
             slopes.append((ahead - behind) / (2 * step))
-            if abs(slopes[-1] - found) < 1e-7 * abs(found):
+            if abs(slopes[-1] - found) < allowed * size / 10:
                 break
-        yield name, (found, min(slopes, key=lambda slope: abs(slope - found)), float(np.sqrt((array**2).sum())))
+        yield name, (found, min(slopes, key=lambda slope: abs(slope - found)), size)
 
 
 _STEPS = (1e-5, 1e-6, 1e-7)  # of central differences

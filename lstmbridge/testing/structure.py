@@ -83,15 +83,19 @@ def _entry(origin: Layer, spec: Spec, name: str) -> Float:
 
 def _complain(who: str, origin: Layer, fitted: Layer, arrays: Iterable[tuple[str, Float, Float]]) -> None:
     """Errors: Disagreement with a line for each thing that is out of place."""
-    labels = Labels(origin, {name: fitted[name] for name in fitted if ".bias." in name})
-    wrong: dict[tuple[str, str], tuple[int, str]] = {}
+    odd = []
     for array, found, expected in arrays:
         if found.shape != expected.shape:
             raise Disagreement(f"check_structure: {who}: {array} has shape {found.shape}", f"expected {expected.shape}")
+        odd += [] if np.array_equal(found, expected) else [(array, found, expected)]
+    if not odd:
+        return
+    labels = Labels(origin, {name: fitted[name] for name in fitted if ".bias." in name})
+    wrong: dict[tuple[str, str], tuple[int, str]] = {}
+    for array, found, expected in odd:
         for wanted, there, count in labels.complaints(found, expected):
             wrong[wanted, there] = (count, array)
-    if wrong:
-        raise Disagreement(f"check_structure: {who}: numbers out of place", *_sentences(wrong))
+    raise Disagreement(f"check_structure: {who}: numbers out of place", *_sentences(wrong))
 
 
 def _sentences(wrong: dict[tuple[str, str], tuple[int, str]]) -> Iterator[str]:
