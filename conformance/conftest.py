@@ -51,6 +51,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         recorder.close()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The subsets of features are run only where they are asked for."""
+    if config.getoption("--full", default=0.0):
+        return
+    left = [item for item in items if item.name.startswith("test_subsets[")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in set(left)]
+
+
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> recording.Recorder:
     """Called with the fields of a line of the report."""

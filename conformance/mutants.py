@@ -1157,7 +1157,30 @@ def _other_way(name: str) -> str:
     return f"{label}/{turned[direction]}.{rest}"
 
 
+def _accounts() -> Iterator[Mutant]:
+    """What only a large layer, a second look at the remainder, or the report would show."""
+
+    def short(original: Callable[..., None], target: np.ndarray, source: np.ndarray) -> None:
+        original(target, source)
+        if target.ndim == 2 and min(target.shape) > 16 and source.strides[0] < source.strides[1]:
+            target[:, 16:] = 0
+
+    merged = tried("lstm", "dual-bias", "keras")
+    yield mutants_of("moving")(
+        "the last tile of a transposing copy is left out",
+        wrapped("lstmbridge.arrays._copy", short),
+        tried("lstm", "tiles", "keras"),
+    )
+    yield mutants_of("memory")(
+        "the remainder's terms are the source's own",
+        after("lstmbridge.pipeline.fit", lambda made: replace(made, terms={n: made.source[n] for n in made.terms})),
+        merged,
+    )
+    yield mutants_of("verdict")("a merge is called exact", constant("lstmbridge.fit.REPARAMETERISED", "exact"), merged)
+
+
 MUTANTS: tuple[Mutant, ...] = (
+    *_accounts(),
     *_gate_orders(),
     *_signs(),
     *_lines(),

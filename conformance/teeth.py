@@ -197,7 +197,7 @@ def failures(cases: Iterable[Tried]) -> dict[str, str]:
     project's own is no answer of a check: it is raised.
     """
     said: dict[str, str] = {}
-    with mock.patch("lstmbridge.testing.running._explanation", return_value=()):
+    with mock.patch("lstmbridge.testing.running.causes", return_value=()):
         for name, check in itertools.chain.from_iterable(map(run_checks, cases)):
             try:
                 check()

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -373,15 +373,40 @@ class _Side:
     def _module(self, layers: Sequence[Layer], x: Float, h0: States, c0: States, steps: _Steps) -> Outputs:
         """One module; where its framework takes no mask, on the steps that count, moved together."""
         if steps.mask is None:
-            return cast(Outputs, self.live.run(self.obj, layers, x, h0, c0, steps.lengths))
+            ran = self.live.run(self.obj, layers, x, h0, c0, steps.lengths)
+            return _expected(ran, layers, x, self.name)
         if "mask" in inspect.signature(self.live.run).parameters:
-            return cast(Outputs, self.live.run(self.obj, layers, x, h0, c0, None, mask=steps.mask))
+            ran = self.live.run(self.obj, layers, x, h0, c0, None, mask=steps.mask)
+            return _expected(ran, layers, x, self.name)
         note = f"{self.name} takes lengths, no mask: it was given the steps that count, moved together"
         self.notes = tuple(dict.fromkeys((*self.notes, note)))
         lengths = steps.mask.sum(axis=1).tolist()
         ran = self.live.run(self.obj, layers, steps.together(x), h0, c0, lengths)
+        ran = _expected(ran, layers, x, self.name)
         flip = slice(None, None, -1 if layers[-1].spec.processed_order else None)
         return Outputs(steps.apart(np.asarray(ran.y)[:, flip])[:, flip], ran.h, ran.c)
+
+
+def _expected(ran: Any, layers: Sequence[Layer], x: Float, name: str) -> Outputs:
+    """What a framework's `run` gave. Errors: LayoutError if it is not what the contract says."""
+    who = f"{name}: what its run gives"
+    if not isinstance(ran, Outputs):
+        raise LayoutError(f"{who} is a {type(ran).__name__}", "expected lstmbridge.contract.Outputs")
+    if len(ran.h) != len(layers) or len(ran.c) != len(layers):
+        raise LayoutError(
+            f"{who} has {len(ran.h)} h and {len(ran.c)} c", f"expected {len(layers)} of each, one a layer"
+        )
+    if np.ndim(ran.y) != 3 or np.shape(ran.y)[:2] != x.shape[:2]:
+        raise LayoutError(f"{who}: y has shape {np.shape(ran.y)}", f"expected b t f = {x.shape[:2]} and the features")
+    for layer, h, c in zip(layers, ran.h, ran.c, strict=True):
+        spec, has_cell = layer.spec, layer.spec.cell == "lstm"
+        shapes = {"h": (len(spec.directions), len(x), spec.state_size)}
+        shapes |= {"c": (len(spec.directions), len(x), spec.hidden_size)} if has_cell else {}
+        for key, state in (("h", h), ("c", c)):
+            found = None if state is None else np.shape(state)
+            if found != shapes.get(key):
+                raise LayoutError(f"{who}: {key} has shape {found}", f"expected d b {key} = {shapes.get(key)}")
+    return ran
 
 
 def _only(reading: Reading, layers: Sequence[str]) -> Reading:

@@ -99,6 +99,7 @@ class Outputs:
     c: Sequence[npt.NDArray[Any] | None]
 
 
+#: Initial states, one array a layer: h0 (d, b, p), c0 (d, b, h); None: zeros.
 States = Sequence[npt.NDArray[np.float64]] | None
 
 
@@ -126,12 +127,17 @@ class LiveRoom(Protocol):
 
     read    the layers of an object; arrays are views on its memory, in its own namespace, on its device
     build   a new object that holds the targets: one layer gives the framework's own layer, several a container that
-            has each under its path and runs those in order that feed one another (`Layer.after`)
+            has each under its path and runs those in order that feed one another (`Layer.after`). What `Layout.pack`
+            makes is in the source's namespace, on its device (torch tensors of a torch layer): `build` takes it to its
+            own (`lstmbridge.arrays`: host, to_torch, to_jax)
     assign  writes the weights of `layers`, as `read` gave them, back into the object they were read from
     load    the live object of a file of this framework
     run     runs that part of `obj` which `layers` were read from (consecutive, of one path) on x (b, t, i), with
-            initial states h0 (d, b, p) and c0 (d, b, h) a layer, and lengths (b,). Where it also takes `mask` (b, t),
-            any step may be left out; a run without that parameter is given the steps that count, moved together
+            h0 and c0 (`States`: a list with one array a layer, or None for zeros) and lengths (b,), or None where all
+            steps count. x and states come in float64 whatever the weights are; to cast them to the layer's dtype, and
+            to put them on its device, is for `run` to do. A step past the end leaves the state as it is and gives
+            y = 0. Where `run` also takes `mask` (b, t), true for each step that counts, any step may be left out; a run
+            without that parameter is given the steps that count, moved together, and their number as lengths
 
     and, where the framework has them, two that the conformance checks use:
 
@@ -157,5 +163,3 @@ class FilesRoom(Protocol):
 
     read: Callable[[Path, ReadOptions], Reading]
     write: Callable[[Sequence[Fitted], Path, WriteOptions], None]
-
-

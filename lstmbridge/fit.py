@@ -10,17 +10,21 @@ Merging and folding round in floating point, so they keep their terms: the way b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lstmbridge import arrays as xp
-from lstmbridge.errors import Unsupported, unknown
+from lstmbridge.errors import SpecError, Unsupported, unknown
 from lstmbridge.layer import Array, Layer
-from lstmbridge.spec import ROLES, Spec
+from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Spec
 
 __all__ = ["DROPS", "FEATURES", "Fitted", "Holds", "Refusal", "any_activation", "fit", "only", "refusals"]
 
 EXACT, REPARAMETERISED, LOSSY = "exact", "reparameterised", "lossy"
+
+_CONSTANT = "forget constant"  # none of `FEATURES`: where it is not held it is folded into a bias
+_BOTH = ("forward", "reverse")
+_DIRECTIONS = (("forward",), ("reverse",), _BOTH)
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,12 @@ class Holds:
     activations  for each cell, a test of (activations in the order of `ROLES`, both directions)
     directions   the sets of directions one layer can have
     merges       how it can put two directions' outputs together
-    features     the names of `FEATURES` it has
+    features     the names of `FEATURES` it has, and ``forget constant`` where its runtime adds one
     bias_of      the bias forms where they depend on more than the cell (Keras' GRU), else None
     limit        what else it cannot hold, in words, or None (torch: a projection that is not smaller)
+
+    Errors: UnknownName for a cell, bias form, merge or feature that is none, with the nearest name; SpecError for one
+    name where several are meant, directions that no layer has, and two directions without a merge.
     """
 
     name: str
@@ -44,6 +51,26 @@ class Holds:
     features: frozenset[str]
     bias_of: Callable[[Spec], tuple[str, ...]] | None = None
     limit: Callable[[Spec], str | None] | None = None
+
+    def __post_init__(self) -> None:
+        self._known("cell", self.bias, CELLS)
+        for forms in self.bias.values():
+            self._known("bias form", forms, BIASES)
+        self._known("merge", self.merges, MERGES)
+        self._known("feature", self.features, (*FEATURES, _CONSTANT))
+        for directions in self.directions:
+            if directions not in _DIRECTIONS:
+                expected = f"expected some of {', '.join(map(str, _DIRECTIONS))}"
+                raise SpecError(f"{self.name}: directions holds {directions!r}", expected)
+        if _BOTH in self.directions and not self.merges:
+            raise SpecError(f"{self.name}: directions holds {_BOTH}, merges is empty", f"expected {', '.join(MERGES)}")
+
+    def _known(self, kind: str, names: Iterable[str], choices: Collection[str]) -> None:
+        if isinstance(names, str):
+            raise SpecError(f"{self.name}: {kind}s are {names!r}", f"expected a tuple or a set: ({names!r},)")
+        for name in names:
+            if name not in choices:
+                raise unknown(f"{kind} of {self.name}", name, choices)
 
     def biases(self, spec: Spec) -> tuple[str, ...]:
         """The bias forms a layer of this Spec can have here."""
@@ -133,10 +160,17 @@ def refusals(spec: Spec, holds: Holds) -> list[Refusal]:
 
 
 def _words(feature: str, spec: Spec) -> str:
-    value = {"projection": spec.projection_size, "clip": spec.clip, "cell clip": spec.cell_clip,
-             "projection clip": spec.proj_clip}.get(feature)
-    text = {"projection": "projection_size", "reset after": "a GRU with reset_after=True",
-            "reset before": "a GRU with reset_after=False"}.get(feature, feature)
+    value = {
+        "projection": spec.projection_size,
+        "clip": spec.clip,
+        "cell clip": spec.cell_clip,
+        "projection clip": spec.proj_clip,
+    }.get(feature)
+    text = {
+        "projection": "projection_size",
+        "reset after": "a GRU with reset_after=True",
+        "reset before": "a GRU with reset_after=False",
+    }.get(feature, feature)
     return f"{text} {value:g}" if value is not None else text
 
 
@@ -155,9 +189,7 @@ def _bias_fits(spec: Spec, holds: Holds) -> bool:
     return bool({"single", "dual"} & set(forms))
 
 
-def fit(
-    layer: Layer, holds: Holds, *, allow: Collection[str] = (), module: str = "stock", other: str = ""
-) -> Fitted:
+def fit(layer: Layer, holds: Holds, *, allow: Collection[str] = (), module: str = "stock", other: str = "") -> Fitted:
     """`layer` as `holds` can hold it.
 
     allow  features that may be given up, by the names of `DROPS`
@@ -210,7 +242,7 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
     forms = holds.biases(layer.spec)
     notes: list[str] = []
     changed: set[str] = set()
-    constant = layer.spec.forget_constant if "forget constant" not in holds.features else 0.0
+    constant = layer.spec.forget_constant if _CONSTANT not in holds.features else 0.0
     need_bias = constant != 0 and layer.spec.bias == "none"
     if layer.spec.bias == "dual" and "dual" not in forms:
         layer = _merge(layer)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from helpers import layer, same_weights, sequences
-from lstmbridge import Layer, Remainder, migrate
-from lstmbridge.errors import FileError, LayoutError, UnknownName, Unsupported
+from lstmbridge import Layer, Remainder, migrate, registry
+from lstmbridge.errors import BridgeError, FileError, LayoutError, SpecError, UnknownName, Unsupported
 from lstmbridge.fit import DROPS, FEATURES, Fitted, Holds, fit, refusals
 from lstmbridge.reference import run
 
@@ -144,6 +146,51 @@ def test_what_is_given_up_by_name_is_lossy_and_comes_back_from_the_remainder(dro
     changed, before = run(target.layer, x).y, run(source, x).y
     assert changed.shape != before.shape or not np.allclose(changed, before)
     same_weights(back(target, source), source)
+
+
+WRONG = [
+    ({"features": frozenset({"reset_after"})}, UnknownName, "unknown feature of toy 'reset_after'", "'reset after'"),
+    ({"features": frozenset({"forget bias"})}, UnknownName, "unknown feature of toy", "'forget constant'"),
+    ({"merges": frozenset({"concatenate"})}, UnknownName, "unknown merge of toy 'concatenate'", "'concat'"),
+    ({"bias": {"lstm": ("singel",)}}, UnknownName, "unknown bias form of toy 'singel'", "'single'"),
+    ({"bias": {"lstm": "single"}}, SpecError, "toy: bias forms are 'single'", "('single',)"),
+    ({"bias": {"LSTM": ("single",)}}, UnknownName, "unknown cell of toy 'LSTM'", "'lstm'"),
+    ({"features": "peepholes"}, SpecError, "toy: features are 'peepholes'", "('peepholes',)"),
+    ({"directions": frozenset({"forward"})}, SpecError, "toy: directions holds 'forward'", "('forward',)"),
+    ({"directions": frozenset({("reverse", "forward")})}, SpecError, "directions holds", "('forward', 'reverse')"),
+    ({"directions": frozenset({("backward",)})}, SpecError, "toy: directions holds ('backward',)", "('reverse',)"),
+    ({"merges": frozenset()}, SpecError, "('forward', 'reverse'), merges is empty", "concat"),
+]
+
+
+@pytest.mark.parametrize(("fields", "kind", "found", "expected"), WRONG)
+def test_what_nothing_can_hold_is_an_error_where_it_is_said(
+    fields: dict, kind: type[BridgeError], found: str, expected: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        replace(holds("single"), **fields)
+    assert found in caught.value.headline
+    assert expected in caught.value.details[0]
+
+
+def test_one_direction_needs_no_merge() -> None:
+    one = replace(holds("single"), directions=frozenset({("forward",)}), merges=frozenset())
+    assert not refusals(layer("rnn").spec, one)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_framework_is_held_to_the_names_there_are(name: str) -> None:
+    room = registry.framework(name).layout
+    for said in (room.HOLDS, getattr(room, "FAITHFUL", room.HOLDS)):
+        assert replace(said) == said
+        with pytest.raises(UnknownName):
+            replace(said, features=said.features | {"no such thing"})
+
+
+def test_the_page_on_adding_a_framework_names_every_feature() -> None:
+    page = Path(__file__).parents[1] / "docs" / "adding-a-framework.md"
+    rows = re.findall(r"^\| `([a-z -]+)` \|", page.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted([*FEATURES, "forget constant"])
 
 
 def test_an_unknown_name_to_allow() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from helpers import layer
-from lstmbridge import convert
+from lstmbridge import convert, edit
 from lstmbridge.checking import TOLERANCE, check
-from lstmbridge.errors import Disagreement, LayoutError, UnknownName, Unsupported
+from lstmbridge.errors import BridgeError, Disagreement, LayoutError, UnknownName, Unsupported
 from lstmbridge.frameworks.gates import live
 from lstmbridge.testing import (
     CELLS,
@@ -22,7 +23,9 @@ from lstmbridge.testing import (
     check_framework,
     check_gradients,
     check_handover,
+    check_owns_memory,
     check_refusal,
+    check_structure,
     combinations,
     spec_of,
 )
@@ -149,6 +152,109 @@ def test_a_verdict_that_is_not_true(monkeypatch: pytest.MonkeyPatch) -> None:
         check_complete(layer(forget_constant=1.0), "torch")
 
 
+# ---- the likely cause
+
+
+def ignoring(monkeypatch: pytest.MonkeyPatch, **instead: Any) -> None:
+    """The gates framework runs as if it had been given something else."""
+    honest = live.run
+
+    def run(obj: Any, layers: Any, x: Any, h0: Any, c0: Any, lengths: Any = None, mask: Any = None) -> Any:
+        given = {"h0": h0, "c0": c0, "lengths": lengths, "mask": mask, **instead}
+        return honest(obj, layers, x, **given)
+
+    monkeypatch.setattr(live, "run", run)
+
+
+@pytest.mark.parametrize(
+    ("instead", "given", "words"),
+    [
+        ({"h0": None, "c0": None}, {}, "they agree from zero initial states: does gates use h0 and c0?"),
+        (
+            {"lengths": None},
+            {"lengths": (9, 4, 2), "time": 9},
+            "they agree on full sequences: does gates use the lengths?",
+        ),
+    ],
+)
+def test_what_a_run_does_not_use(
+    instead: dict[str, Any], given: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignoring(monkeypatch, **instead)
+    with pytest.raises(Disagreement) as caught:
+        check_forward(convert(layer(), to="torch"), layer(), **given)
+    assert caught.value.details[-1] == words
+
+
+def test_which_weights_differ() -> None:
+    target = convert(layer(bias="dual"), to="torch")
+    with edit(target) as gates:
+        gates["forward.kernel.f"][3, 2] += 0.5
+        gates["forward.bias.o"][1] += 0.5
+    with pytest.raises(Disagreement) as caught:
+        check_forward(layer(bias="dual"), target)
+    assert caught.value.details[-1] == "their weights differ: forward.kernel.f, forward.bias.o"
+
+
+def test_both_sides_are_the_same_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed(monkeypatch, lambda ran: dataclasses.replace(ran, h=[h + 1 for h in ran.h]))
+    with pytest.raises(Disagreement, match="both sides are gates: its layout is wrong, or how it is run"):
+        check_forward(layer(), layer())
+
+
+@pytest.mark.parametrize(
+    ("ran", "words"),
+    [
+        (lambda ran: (ran.y, ran.h), "what its run gives is a tuple"),
+        (lambda ran: dataclasses.replace(ran, h=[]), "has 0 h and 1 c"),
+        (lambda ran: dataclasses.replace(ran, y=np.swapaxes(ran.y, 0, 1)), r"y has shape \(17, 3, 11\)"),
+        (lambda ran: dataclasses.replace(ran, h=[ran.h[0][0]]), r"h has shape \(3, 11\)"),
+        (lambda ran: dataclasses.replace(ran, c=[None]), "c has shape None"),
+    ],
+)
+def test_a_run_that_gives_something_else(ran: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed(monkeypatch, ran)
+    with pytest.raises(LayoutError, match=words):
+        check(layer(), layer())
+
+
+@pytest.mark.parametrize("mask", [("xx1", "xxx"), ("xx", "xxx")])
+def test_masks_in_letters(mask: tuple[str, ...]) -> None:
+    with pytest.raises(LayoutError, match="expected rows of x and"):
+        check_forward(layer(), layer(), batch=2, time=3, mask=mask)
+
+
+# ---- a statement of a layout
+
+
+def test_a_statement_says_all_of_it() -> None:
+    spec = layer().spec
+    check_structure(spec, "gates", "gates", stated=lambda obj, made: [(n, obj[0][n], made[n]) for n in made])
+    with pytest.raises(Disagreement, match=r"says nothing of forward\.bias\.f, forward\.bias\.g"):
+        check_structure(
+            spec, "gates", "gates", stated=lambda obj, made: [(n, obj[0][n], made[n]) for n in made if "bias" not in n]
+        )
+    with pytest.raises(Disagreement, match="says nothing of"):
+        check_structure(spec, "gates", "gates", stated=lambda obj, made: [])
+
+
+def test_a_gate_of_the_opposite_sign_is_named() -> None:
+    spec = layer("gru").spec
+    with pytest.raises(Disagreement) as caught:
+        check_structure(spec, "gates", "gates", stated=lambda obj, made: [(n, obj[0][n], -made[n]) for n in made])
+    assert caught.value.details[0] == "-forward.kernel.r: 55 numbers are of the opposite sign (in forward.kernel.r)"
+    assert len(caught.value.details) <= 13
+
+
+# ---- what is written
+
+
+def test_an_assign_that_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "assign", lambda obj, layers: None)
+    with pytest.raises(Disagreement, match="gates: assign did not write"):
+        check_owns_memory(layer(), "torch")
+
+
 # ---- a framework's result
 
 
@@ -156,16 +262,52 @@ def test_the_result_of_a_framework() -> None:
     result = check_framework("gates", features=["no-bias", "reverse"])
     assert result.demand() is result
     assert {each.check for each in result.outcomes} >= {"structure", "forward", "round_trip", "complete", "dtype"}
-    assert str(result).startswith(f"gates: {len(result.outcomes)} checks held, 0 failed\n")
+    assert {"onnx->gates", "keras->gates"} & {each.case.split(" / ")[1] for each in result.outcomes}
+    held = [each for each in result.outcomes if each.status == "held"]
+    assert str(result).startswith(f"gates: {len(held)} checks held, 0 failed\n  10 layers converted, 0 refused")
+    assert "not run (10): no `gradients` in the live room of gates" in str(result)
 
 
-def test_a_framework_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_of_one_kind_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     changed(monkeypatch, lambda ran: dataclasses.replace(ran, h=[h + 1 for h in ran.h]))
     result = check_framework("gates", features=["no-bias"])
     assert {each.check for each in result.failures} == {"forward", "handover"}
-    assert "FAILED lstm-no-bias / gates->gates / full" in str(result)
+    assert "FAILED 10 x check_forward: lstm-no-bias / gates->gates / full: check_forward: " in str(result)
     with pytest.raises(Disagreement, match="checks failed"):
         result.demand()
+
+
+def test_what_a_room_raises_is_a_failure_of_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*args: Any, **kwargs: Any) -> None:
+        raise KeyError("w")
+
+    monkeypatch.setattr(live, "run", run)
+    result = check_framework("gates", features=["no-bias"])
+    [first, *_] = result.failures
+    assert re.fullmatch(r"KeyError in run \(.*test_testing\.py:\d+\): 'w'", first.text)
+    assert any(each.status == "held" for each in result.outcomes), "the rest went on"
+
+
+def test_a_framework_that_converts_nothing_proves_nothing() -> None:
+    result = check_framework("torch", features=["peepholes"])
+    assert not result.failures
+    with pytest.raises(Disagreement, match="nothing was converted"):
+        result.demand()
+
+
+def test_a_framework_that_runs_nothing_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*args: Any, **kwargs: Any) -> None:
+        raise Unsupported("gates runs nothing today")
+
+    monkeypatch.setattr(live, "run", run)
+    with pytest.raises(Disagreement, match="nothing was run"):
+        check_framework("gates", features=["no-bias"]).demand()
+
+
+@pytest.mark.parametrize("features", [["no bias"], "no-bias"])
+def test_features_that_are_none(features: Any) -> None:
+    with pytest.raises(BridgeError, match="no-bias"):
+        check_framework("gates", features=features)
 
 
 def test_a_framework_that_is_not_there() -> None:

@@ -126,12 +126,23 @@ def _terms(remainder: Remainder) -> dict[str, Array]:
 
 
 def _overwritten(side: Side) -> bool:
-    """Whether other numbers were written into the object; of arrays that nobody can write none can be shared."""
+    """Whether other numbers were written into the object; of arrays that nobody can write none can be shared.
+
+    Errors: Disagreement if they are not there afterwards.
+    """
+    others = [layer.replace(weights={n: _other(a) for n, a in layer.weights.items()}) for layer in side.layers]
+    expected = [_copies(layer) for layer in others]
     try:
-        for layer in side.layers:
-            side.live.assign(side.obj, [layer.replace(weights={n: _other(a) for n, a in layer.weights.items()})])
+        for layer in others:
+            side.live.assign(side.obj, [layer])
     except Unsupported:
         return False
+    for there, layer in zip(expected, read(side.obj), strict=True):
+        lost = [name for name in layer if not np.array_equal(there[name], xp.host(layer[name]))]
+        if lost:
+            raise Disagreement(
+                f"check_owns_memory: {side.name}: assign did not write {', '.join(lost)}", "expected all"
+            )
     return True
 
 
@@ -268,14 +279,14 @@ def _consumed(side: Side, layers: Sequence[Layer], left_alone: Sequence[str]) ->
         if (name in left_alone) == bool(read_from) and len(here):
             what = "was read, and is listed as left alone" if name in left_alone else "was neither read nor listed"
             raise Disagreement(f"check_complete: {side.name}: {name} {what}", "expected one of the two")
-    _equal(side.name, "read", numbers, _numbers([a for n, a in tensors.items() if n not in left_alone]))
+    _equal(side.name, "read", numbers, _numbers([a for n, a in tensors.items() if n not in left_alone]), layers)
 
 
 def _written(side: Side, layers: Sequence[Layer]) -> None:
     tensors = side.tensors()
     if tensors is not None:
         expected = _numbers([array for layer in layers for array in layer.weights.values()])
-        _equal(side.name, "written", _numbers(list(tensors.values())), expected)
+        _equal(side.name, "written", _numbers(list(tensors.values())), expected, layers)
 
 
 def _numbers(arrays: Sequence[Array]) -> npt.NDArray[Any]:
@@ -285,11 +296,20 @@ def _numbers(arrays: Sequence[Array]) -> npt.NDArray[Any]:
     return np.asarray(joined[joined != 0])
 
 
-def _equal(who: str, verb: str, found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
+def _equal(who: str, verb: str, found: npt.NDArray[Any], expected: npt.NDArray[Any], layers: Sequence[Layer]) -> None:
     if not np.array_equal(found, expected):
         missing, extra = np.setdiff1d(expected, found), np.setdiff1d(found, expected)
         twice = len(found) - len(np.unique(found))
         raise Disagreement(
             f"check_complete: {who}: not every number was {verb} once",
             f"{len(missing)} are missing, {len(extra)} come from nowhere, {twice} are there twice",
+            *_of(layers, np.union1d(missing, extra)),
         )
+
+
+def _of(layers: Sequence[Layer], numbers: npt.NDArray[Any]) -> Iterator[str]:
+    """Which weights those numbers belong to."""
+    weights = [(name, array) for layer in layers for name, array in layer.weights.items()]
+    names = [name for name, array in weights if np.isin(_numbers([array]), numbers).any()]
+    if names:
+        yield f"they belong to {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"

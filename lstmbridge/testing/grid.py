@@ -60,7 +60,7 @@ FEATURES: Mapping[str, Mapping[str, Any]] = {
     "input-size-1": {"input_size": 1},
     "hidden-size-1": {"hidden_size": 1},
     "square": {"input_size": 11},
-    "tiles": {"input_size": 23, "hidden_size": 37},
+    "tiles": {"input_size": 23, "hidden_size": 17},
 }
 
 _SIZES = {"input_size": 5, "hidden_size": 11}

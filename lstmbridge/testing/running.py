@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -13,9 +12,9 @@ from lstmbridge import reference, registry
 from lstmbridge.arrays import host
 from lstmbridge.checking import ROUNDING, TOLERANCE, Agreement, Difference, check
 from lstmbridge.contract import Gradients, Outputs
-from lstmbridge.errors import BridgeError, Disagreement, LayoutError, Unsupported
+from lstmbridge.errors import Disagreement, LayoutError, Unsupported
 from lstmbridge.layer import Layer
-from lstmbridge.spec import GATES, Activation, Spec
+from lstmbridge.testing.causes import causes
 from lstmbridge.testing.side import Side
 
 __all__ = ["GRADIENT_TOLERANCE", "check_forward", "check_gradients", "check_handover", "has_gradients", "steps"]
@@ -62,7 +61,7 @@ def check_forward(source: Any, target: Any, *, same_kernel: bool = False, **sequ
         try:
             found.demand()
         except Disagreement as error:
-            hint = _explanation(source, target, found, given)
+            hint = causes(source, target, found, given)
             raise Disagreement(f"check_forward: {error.headline}", *error.details, *hint) from None
     for row in found.rows:
         limit = max(TOLERANCE[given.get("tolerance") or _dtype(source, target)], FURTHER * row.a_reference.largest)
@@ -86,113 +85,14 @@ def steps(sequences: Mapping[str, Any]) -> dict[str, Any]:
     mask = sequences.get("mask")
     if mask is None or not isinstance(mask[0], str):
         return dict(sequences)
+    if {mark for row in mask for mark in row} - {"x", "."} or len({len(row) for row in mask}) > 1:
+        raise LayoutError(f"the mask {' '.join(mask)}", "expected rows of x and . that are equally long")
     return {**sequences, "mask": np.array([[mark == "x" for mark in row] for row in mask])}
 
 
 def _dtype(source: Any, target: Any) -> str:
     found = [layer.dtype for each in (source, target) for layer in Side.of(each).layers]
     return max(found, key=TOLERANCE.__getitem__)
-
-
-# ---- the likely cause
-
-
-def _explanation(source: Any, target: Any, found: Agreement, given: Mapping[str, Any]) -> Iterator[str]:
-    """What would explain a disagreement: a common mistake that makes the odd one out agree."""
-    odd = {row.verdict(found.a, found.b) for row in found.rows if not row.agrees}
-    for name, side, other in ((found.b, target, source), (found.a, source, target)):
-        if odd != {f"{name} is the odd one out"}:
-            continue
-        layers = Side.of(other).layers
-        if len(layers) != 1:
-            return
-        for words, suspect in _suspects(layers[0]):
-            try:
-                if check(suspect, side, **given, rounding=0.0).agrees:
-                    yield f"{name} would agree, if {words}"
-                    return
-            except BridgeError:
-                continue
-
-
-def _suspects(layer: Layer) -> Iterator[tuple[str, Layer]]:
-    """The layer with one common mistake in it, and the mistake in words."""
-    spec, weights = layer.spec, {name: np.asarray(host(array), np.float64) for name, array in layer.weights.items()}
-    plain = layer.replace(weights=weights)
-    yield from _permuted(plain)
-    if spec.input_size == spec.state_size:
-        yield "kernel and recurrent_kernel are exchanged", _renamed(plain, {"kernel": "recurrent_kernel"})
-    for part in ("recurrent_kernel", "kernel"):
-        if spec.state_size == spec.hidden_size and (part == "recurrent_kernel" or spec.input_size == spec.hidden_size):
-            turned = {n: a.T if f".{part}." in n else a for n, a in weights.items()}
-            yield f"{part} is transposed", plain.replace(weights=turned)
-    if spec.bias == "dual":
-        yield "bias and recurrent_bias are exchanged", _renamed(plain, {"bias": "recurrent_bias"})
-        for part in ("recurrent_bias", "bias"):
-            lost = {n: 0 * a if f".{part}." in n else a for n, a in weights.items()}
-            yield f"{part} is lost", plain.replace(weights=lost)
-    if spec.bidirectional:
-        yield "forward and reverse are exchanged", _renamed(plain, {"forward": "reverse"})
-    if spec.directions == ("reverse",):
-        forward = spec.replace(directions=("forward",), processed_order=False)
-        turned = {name.replace("reverse", "forward"): array for name, array in weights.items()}
-        yield "it runs forward", plain.replace(spec=forward, weights=turned)
-    for words, changes in _changed(spec):
-        yield words, plain.replace(spec=spec.replace(**changes))
-    if spec.cell == "gru" and spec.reset_after and spec.bias == "dual":
-        yield "recurrent_bias.n is merged into bias.n", plain.replace(weights={**weights, **_merged_inside(weights)})
-    if spec.cell == "gru":
-        flipped = {n: -a if n.endswith(".z") else a for n, a in weights.items()}
-        yield "z is 1 - z", plain.replace(weights=flipped)
-
-
-def _merged_inside(weights: Mapping[str, Float]) -> dict[str, Float]:
-    """A GRU's b_hn outside the reset, in b_in."""
-    twins = {name: name.replace(".recurrent_bias.", ".bias.") for name in weights if name.endswith("recurrent_bias.n")}
-    return {one: 0 * weights[one] for one in twins} | {b: weights[a] + weights[b] for a, b in twins.items()}
-
-
-def _permuted(layer: Layer) -> Iterator[tuple[str, Layer]]:
-    gates = GATES[layer.spec.cell]
-    for order in itertools.permutations(gates):
-        moved = {new: old for new, old in zip(gates, order, strict=True) if new != old}
-        if not moved:
-            continue
-        pair = tuple(moved)
-        swap = len(moved) == 2
-        words = (
-            f"gates {pair[0]} and {pair[1]} are exchanged" if swap else f"gates {' '.join(gates)} are {' '.join(order)}"
-        )
-        yield words, _renamed(layer, moved, both=False)
-
-
-def _renamed(layer: Layer, pairs: Mapping[str, str], both: bool = True) -> Layer:
-    """The layer with words of its weights' names replaced, where there is a weight of that name."""
-    words = {**pairs, **({new: old for old, new in pairs.items()} if both else {})}
-
-    def other(name: str) -> str:
-        moved = ".".join(words.get(word, word) for word in name.split("."))
-        return moved if moved in layer.weights else name
-
-    return layer.replace(weights={name: layer[other(name)] for name in layer})
-
-
-def _changed(spec: Spec) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """One thing that a Spec says, said otherwise."""
-    if spec.cell == "gru":
-        yield "reset_after is " + str(not spec.reset_after), {"reset_after": not spec.reset_after}
-    if spec.cell == "lstm":
-        for constant in {0.0, 1.0, 2 * spec.forget_constant} - {spec.forget_constant}:
-            yield f"the forget constant is {constant:g}", {"forget_constant": constant}
-    if spec.directions == ("reverse",):
-        yield "its outputs are in the other order of time", {"processed_order": not spec.processed_order}
-    for name in ("clip", "cell_clip", "proj_clip"):
-        if getattr(spec, name) is not None:
-            yield f"{name} is lost", {name: None}
-    slopes = {0.2: 1 / 6, 1 / 6: 0.2}
-    other = tuple(Activation(a.name, slopes.get(a.alpha, a.alpha), a.beta) if a.alpha else a for a in spec.activations)
-    if other != spec.activations:
-        yield "hard_sigmoid has the other slope", {"activations": other}
 
 
 # ---- a sequence in two halves
@@ -207,6 +107,8 @@ def check_handover(
     Unsupported for a layer that reads sequences backwards, which has no state to hand over; Disagreement.
     """
     sides = [Side.of(source), Side.of(target)]
+    if any(len(side.layers) != 1 for side in sides):
+        raise LayoutError(f"{max(len(side.layers) for side in sides)} layers", "expected one a side")
     [layer] = sides[0].layers
     if layer.spec.directions != ("forward",):
         raise Unsupported(f"a {layer.spec} has no state in mid-sequence", "its reverse direction begins at the end")
@@ -282,6 +184,8 @@ def check_gradients(
     sides = [side for side in (Side.of(source), Side.of(target)) if side.differentiates]
     if not sides:
         raise LayoutError("neither side differentiates", "expected one that has gradients, e.g. torch or keras")
+    if any(len(side.layers) != 1 for side in sides):
+        raise LayoutError(f"{max(len(side.layers) for side in sides)} layers", "expected one a side")
     given = _Drawn(sides[0].layers[0], batch, time, seed)
     allowed = GRADIENT_TOLERANCE[tolerance or max((side.layers[0].dtype for side in sides), key=TOLERANCE.__getitem__)]
     found = [(side, _gradient(side, given, lengths)) for side in sides]

@@ -12,13 +12,15 @@ from lstmbridge import registry
 from lstmbridge.arrays import host
 from lstmbridge.errors import Disagreement
 from lstmbridge.layer import Layer
-from lstmbridge.pipeline import convert, read
+from lstmbridge.pipeline import convert, read, read_all
 from lstmbridge.spec import Spec
+from lstmbridge.testing.side import Side
 from lstmbridge.testing.weights import Labels, labelled_layer
 
 __all__ = ["Stated", "check_structure"]
 
 Float = npt.NDArray[Any]
+MOST = 12  # lines of a message
 
 #: A second statement of a framework's layout, in plain words of NumPy: from the object and the layer it is to hold to
 #: (array's name, what is in it, what should be in it).
@@ -45,7 +47,18 @@ def check_structure(spec: Spec, source: str, target: str, *, stated: Stated | No
     if stated is not None:
         fitted = origin.replace(spec=held[0].spec, weights=_expected(origin, held[0]))
         arrays = [(name, np.asarray(found), np.asarray(right)) for name, found, right in stated(made, fitted)]
+        _all_stated(made, {name for name, _, _ in arrays})
         _complain(f"{source} -> {target}", origin, fitted, arrays)
+
+
+def _all_stated(made: Any, names: set[str]) -> None:
+    """Every array of the object has a statement, as far as its framework tells its arrays. Errors: Disagreement."""
+    tensors = Side.of(made).tensors()
+    silent = sorted(set(tensors or ()) - set(read_all(made).left_alone) - names)
+    if silent or not names:
+        raise Disagreement(
+            f"check_structure: `stated` says nothing of {', '.join(silent) or 'any array'}", "expected all"
+        )
 
 
 def _demand(who: str, origin: Layer, held: Sequence[Layer]) -> Layer:
@@ -95,7 +108,9 @@ def _complain(who: str, origin: Layer, fitted: Layer, arrays: Iterable[tuple[str
     for array, found, expected in odd:
         for wanted, there, count in labels.complaints(found, expected):
             wrong[wanted, there] = (count, array)
-    raise Disagreement(f"check_structure: {who}: numbers out of place", *_sentences(wrong))
+    lines = list(_sentences(wrong))
+    rest = [f"... and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    raise Disagreement(f"check_structure: {who}: numbers out of place", *lines[:MOST], *rest)
 
 
 def _sentences(wrong: dict[tuple[str, str], tuple[int, str]]) -> Iterator[str]:

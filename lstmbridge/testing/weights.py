@@ -74,7 +74,9 @@ class Labels:
         yield from ((wanted, there, count) for (wanted, _), (there, count) in told.items())
 
     def _name(self, number: float) -> str:
-        return self.entries.get(float(number), (f"{number:g}", ()))[0]
+        """The name of the weight that a number belongs to; with a minus where the opposite is stored."""
+        name = self.entries.get(abs(float(number)), (f"{abs(number):g}", ()))[0]
+        return "zero padding" if number == 0 else f"-{name}" if number < 0 else name
 
     def _found(self, number: float, expected: float) -> tuple[str, str]:
         """What a number is, and where it was found."""
@@ -82,12 +84,12 @@ class Labels:
             return "zero", ""
         if -number == expected:
             return "(of the opposite sign)", ""
-        if number not in self.entries:
+        if abs(number) not in self.entries:
             return "(no weight of the layer)", f", e.g. {number:g}"
-        name, at = self.entries[number]
-        if name != self._name(expected):
-            return name, ""
-        wanted = self.entries[expected][1]
+        at = self.entries[abs(number)][1]
+        if self._name(number) != self._name(expected):
+            return self._name(number), ""
+        wanted = self.entries[abs(expected)][1]
         return "(transposed)" if at == wanted[::-1] else "(out of place)", f", e.g. {_at(at)} at {_at(wanted)}"
 
 
