@@ -53,11 +53,13 @@ REQUIRED = {
 }
 #: The groups of features, in the order of the page; the first that a name matches is its group.
 GROUPS = {
-    "weights": r"plain|.*bias|.*stack.*",
+    "weights": r"plain|(?!file: ).*bias",
     "directions": r"(reverse|bidirectional).*",
     "extras": r"projection|peepholes?|coupled|forget-constant|(.*-)?clip",
     "activations": r".*(sigmoid|tanh|relu|linear|softsign|softplus|exponential|silu|affine|elu|activation).*",
-    "sizes": r".*-size-\d+|square|[TB] ?=.*|(time|batch)-1|unbatched",
+    "sizes": r".*-size-\d+|square|tiles|[TB] ?=.*|(time|batch)-1|unbatched",
+    "stacks": r".*stack.*|unequal.*|in-one-module.*",
+    "files": r"file: .*",
     "sequences": r".*(initial|state|first|major|length|mask|pad|split|full|long|steps|time|batch|packed).*",
     "other": r".*",
 }

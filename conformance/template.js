@@ -211,12 +211,21 @@ function named(framework) {
   return backend ? [base(framework), element("small", {}, backend)] : [framework];
 }
 
+/** Frameworks by frameworks, and below it the file formats, which have columns of their own. */
 function drawMatrix() {
   const box = byId("matrix-box");
-  const pairs = pairsOf(chosen);
-  if (!pairs.length) return box.replaceChildren(element("p", {}, "No case is left by these filters."));
+  const isFile = (i) => of.source(i).startsWith(".");
+  const parts = [chosen.filter((i) => !isFile(i)), chosen.filter(isFile)].filter((indices) => indices.length);
+  if (!parts.length) return box.replaceChildren(element("p", {}, "No case is left by these filters."));
+  box.replaceChildren(...parts.map((indices) => matrixOf(indices, isFile(indices[0]) ? "file format" : "framework")));
+  const first = box.querySelector("tbody button");
+  if (first) first.tabIndex = 0;
+}
+
+function matrixOf(indices, kind) {
+  const pairs = pairsOf(indices);
   const entries = new Map();
-  for (const i of chosen) {
+  for (const i of indices) {
     const pair = `${column(of.source(i))}\n${column(of.target(i))}`;
     for (const feature of of.features(i)) {
       const key = `${feature}\n${pair}`;
@@ -237,11 +246,8 @@ function drawMatrix() {
         ...features.map((feature) => matrixRow(feature, flat, entries)),
       ),
     );
-  box.replaceChildren(
-    element("table", {}, element("caption", { class: "unseen" }, "Outcomes by feature and framework pair"), ...matrixHead(pairs, flat), ...bodies),
-  );
-  const first = box.querySelector("tbody button");
-  if (first) first.tabIndex = 0;
+  const caption = element("caption", { class: "unseen" }, `Outcomes by feature and pair of ${kind}s`);
+  return element("table", {}, caption, ...matrixHead(pairs, flat), ...bodies);
 }
 
 function matrixHead(pairs, flat) {

@@ -313,20 +313,23 @@ def test_the_cases_can_be_read_back_from_the_page(files: Files) -> None:
 
 
 def test_features_stand_under_their_groups_in_the_declared_order() -> None:
-    names = ["clip", "reverse", "no-bias", "unequal-stack", "hard-sigmoid-1/6", "T=1", "right-padded", "strange"]
+    names = ["clip", "reverse", "no-bias", "unequal-stack", "hard-sigmoid-1/6", "T=1", "right-padded", "strange",
+             "dual-bias", "file: no-bias"]  # fmt: skip
     cases = [case(features=[name]) for name in names]
     expected = [
-        ("weights", ["no-bias", "unequal-stack"]),
+        ("weights", ["no-bias", "dual-bias"]),
         ("directions", ["reverse"]),
         ("extras", ["clip"]),
         ("activations", ["hard-sigmoid-1/6"]),
         ("sizes", ["T=1"]),
+        ("stacks", ["unequal-stack"]),
+        ("files", ["file: no-bias"]),
         ("sequences", ["right-padded"]),
         ("other", ["strange"]),
     ]
     assert report.grouped(cases, []) == expected
-    declared = [run(features=["unequal-stack", "absent", "no-bias"])]
-    assert report.grouped(cases, declared)[0] == ("weights", ["unequal-stack", "no-bias"])
+    declared = [run(features=["dual-bias", "absent", "no-bias"])]
+    assert report.grouped(cases, declared)[0] == ("weights", ["dual-bias", "no-bias"])
 
 
 def test_versions_that_differ_say_on_which_device(files: Files) -> None:
