@@ -14,18 +14,23 @@ from lstmbridge.tensorfile import numpy_dtype
 
 __all__ = ["Labels", "labelled_layer", "telling_layer"]
 
-_SCALE = 0.2  # no gate is saturated, and none is idle
+#: The standard deviation of weights up to this size, so that no gate is saturated and none is idle; in larger layers
+#: it falls with the root of the size.
+_SCALE, _SIZE = 0.2, 11
 
 
 def telling_layer(spec: Spec, *, dtype: str = "float32", seed: int = 0, **fields: Any) -> Layer:
-    """A layer of a Spec with normal weights of standard deviation 0.2. `fields` are further fields of the Layer.
+    """A layer of a Spec with normal weights of standard deviation 0.2 (in large layers less).
+
+    `fields` are further fields of the Layer.
 
     >>> layer = telling_layer(Spec(cell="gru", input_size=5, hidden_size=11))
     >>> bool((layer["forward.bias.r"] != 0).all())
     True
     """
     rng = np.random.default_rng(seed)
-    weights = {name: (_SCALE * rng.normal(size=spec.shape(name))).astype(numpy_dtype(dtype)) for name in spec.names()}
+    scale = _SCALE * (_SIZE / max(_SIZE, spec.input_size, spec.hidden_size)) ** 0.5
+    weights = {name: (scale * rng.normal(size=spec.shape(name))).astype(numpy_dtype(dtype)) for name in spec.names()}
     return Layer(spec=spec, weights=weights, **fields)
 
 
