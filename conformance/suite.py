@@ -181,8 +181,8 @@ def run(case: Case, record: Callable[..., None], suite: str, *, brief: bool = Fa
             if not brief or name in BRIEF:
                 done.name = name
                 done.note(check())
-    except (BridgeError, AssertionError) as error:
-        expected = spoilt is not None and spoilt.says in str(error)
+    except Exception as error:  # a crash is a failure of this case like any other, and has its line in the report
+        expected = isinstance(error, BridgeError) and spoilt is not None and spoilt.says in str(error)
         reason = spoilt.reason if spoilt is not None and expected else f"{done.name}: {error}"
         record(**line, outcome="known" if expected else "failed", reason=reason, checks=done.names)
         if not expected:
