@@ -4,7 +4,7 @@
 --tf32                     on cuda: TensorFloat-32 on (without it: off)
 --require NAME[,NAME]      these must be installed: their absence is a failure, not a skip
 --record FOLDER            write what every case gave to FOLDER, for report.py
---subsets FRACTION         of all subsets of features (test_subsets.py), that part
+--full[=FRACTION]          every subset of features (test_subsets.py), or that part of them
 """
 
 from __future__ import annotations

@@ -56,15 +56,14 @@ def check_forward(source: Any, target: Any, *, same_kernel: bool = False, **sequ
     given = steps(sequences)
     time = given.get("time", 17)
     found = check(source, target, **given, rounding=0.0 if time <= SHORT else ROUNDING)
-    bad = [row for row in found.rows if not row.agrees]
-    if bad:
-        try:
-            found.demand()
-        except Disagreement as error:
-            hint = causes(source, target, found, given)
-            raise Disagreement(f"check_forward: {error.headline}", *error.details, *hint) from None
+    try:
+        found.demand()
+    except Disagreement as error:
+        hint = causes(source, target, found, given)
+        raise Disagreement(f"check_forward: {error.headline}", *error.details, *hint) from None
+    table = TOLERANCE[given.get("tolerance") or _dtype(source, target)]
     for row in found.rows:
-        limit = max(TOLERANCE[given.get("tolerance") or _dtype(source, target)], FURTHER * row.a_reference.largest)
+        limit = max(table, FURTHER * row.a_reference.largest)
         if row.b_reference.largest > limit:
             raise Disagreement(
                 f"check_forward: {found.b} is further from the reference than {found.a} explains",
@@ -106,9 +105,7 @@ def check_handover(
     Both ways, at every cut. Gives the largest difference to the float64 equations on the unbroken sequence. Errors:
     Unsupported for a layer that reads sequences backwards, which has no state to hand over; Disagreement.
     """
-    sides = [Side.of(source), Side.of(target)]
-    if any(len(side.layers) != 1 for side in sides):
-        raise LayoutError(f"{max(len(side.layers) for side in sides)} layers", "expected one a side")
+    sides = _single("check_handover", source, target)
     [layer] = sides[0].layers
     if layer.spec.directions != ("forward",):
         raise Unsupported(f"a {layer.spec} has no state in mid-sequence", "its reverse direction begins at the end")
@@ -129,6 +126,17 @@ def check_handover(
                     f"they differ by {worst:.3g}; allowed {allowed:.3g}",
                 )
     return worst
+
+
+def _single(check: str, source: Any, target: Any) -> list[Side]:
+    """Both sides, of one layer each. Errors: LayoutError."""
+    sides = [Side.of(source), Side.of(target)]
+    for side in sides:
+        if len(side.layers) != 1:
+            raise LayoutError(
+                f"{check}: {side.name} has {len(side.layers)} layers", "expected one a side: take them apart"
+            )
+    return sides
 
 
 def _handed_over(first: Side, second: Side, given: _Drawn, cut: int) -> tuple[Float, Float, Float | None]:
@@ -181,11 +189,11 @@ def check_gradients(
     the largest number of that gradient. Errors: Disagreement that names the weight and the side; LayoutError if neither
     side can differentiate.
     """
-    sides = [side for side in (Side.of(source), Side.of(target)) if side.differentiates]
+    both = _single("check_gradients", source, target)
+    sides = [side for side in both if side.differentiates]
     if not sides:
-        raise LayoutError("neither side differentiates", "expected one that has gradients, e.g. torch or keras")
-    if any(len(side.layers) != 1 for side in sides):
-        raise LayoutError(f"{max(len(side.layers) for side in sides)} layers", "expected one a side")
+        names = " and ".join(dict.fromkeys(side.name for side in both))
+        raise LayoutError(f"check_gradients: neither side differentiates: {names}", "expected one with `gradients`")
     given = _Drawn(sides[0].layers[0], batch, time, seed)
     allowed = GRADIENT_TOLERANCE[tolerance or max((side.layers[0].dtype for side in sides), key=TOLERANCE.__getitem__)]
     found = [(side, _gradient(side, given, lengths)) for side in sides]
