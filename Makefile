@@ -17,11 +17,11 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check conformance bench docs clean
+.PHONY: help demo test test-cluster check conformance bench docs clean
 
 help: ## list these targets
 	@echo "lstmbridge: what make can do"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/.demo ## a trained Keras model to PyTorch and ONNX and back, checked on all sides
 	@echo "==> demo"
@@ -29,7 +29,11 @@ demo: $(VENV)/.demo ## a trained Keras model to PyTorch and ONNX and back, check
 
 test: check ## make check, then every test and the quick conformance set
 	@echo "==> pytest: tests and the quick conformance set, $(WORKERS) at a time"
-	@$(PYTEST) -n $(WORKERS) -m "not slow"
+	@$(PYTEST) -n $(WORKERS) -m "not slow and not cluster"
+
+test-cluster: $(VENV)/.test ## migration jobs on real Dask and Ray clusters, whose workers are killed
+	@echo "==> pytest: jobs on Dask and Ray"
+	@$(PYTEST) -q -m cluster tests/test_cluster.py
 
 check: $(VENV)/.test ## ruff, mypy --strict, and who imports whom
 	@echo "==> ruff"

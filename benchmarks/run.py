@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import memory
 import numpy as np
 
 import lstmbridge
@@ -27,7 +28,6 @@ from lstmbridge import Layer, Spec, convert, registry
 
 MIB = 2**20
 ROOT = Path(__file__).parents[1]
-FORMATS = (".keras", ".safetensors", ".onnx", ".npz")
 Row = tuple[str, str, str, str]
 
 
@@ -80,33 +80,6 @@ def speed(hidden: int) -> Iterator[Row]:
     )
 
 
-PEAK = """
-import re, sys
-import lstmbridge
-lstmbridge.convert(sys.argv[1], path=sys.argv[2], force=True)
-print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-"""
-
-
-def memory(hidden: int, folder: Path) -> Iterator[Row]:
-    """The peak of the whole process, file to file, for each ordered pair of formats."""
-    made = layer(hidden, hidden)
-    size = sum(array.nbytes for array in made.weights.values())
-    for suffix in FORMATS:
-        convert(made, path=folder / f"big{suffix}")
-    del made
-    for source in FORMATS:
-        for target in FORMATS:
-            if source == target:
-                continue
-            command = [sys.executable, "-c", PEAK, str(folder / f"big{source}"), str(folder / f"out{target}")]
-            peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
-            beside = f"{(peak - 2 * size / MIB):+.0f} MiB (allowed: +64 MiB)"
-            what = f"{source} to {target}, {size / MIB:.0f} MiB"
-            yield what, f"{peak:.0f} MiB at the peak", f"twice the weights: {2 * size / MIB:.0f} MiB", beside
-            (folder / f"out{target}").unlink()
-
-
 def startup(folder: Path) -> Iterator[Row]:
     """The whole command for a layer of 512 units, and the import beside numpy's."""
     convert(layer(512, 256), path=folder / "small.keras")
@@ -154,7 +127,9 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in (startup(folder), speed(256 if small else 2048), memory(256 if small else 4096, folder)):
+        one = memory.rows(folder, 256 if small else 4096, 1, (".keras", ".safetensors", ".onnx", ".npz"))
+        many = memory.rows(folder, 256 if small else memory.HIDDEN)
+        for part in (startup(folder), speed(256 if small else 2048), one, many):
             for row in part:
                 print(": ".join((row[0], "; ".join(row[1:]))), flush=True)
                 rows.append(row)

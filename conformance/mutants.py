@@ -779,8 +779,8 @@ def _by_numpy(array: Any) -> Any:
 
 
 def _quiet_cast(field: str) -> Callable[..., Any]:
-    def cast(original: Callable[..., Any], target: Any, dtype: str | None) -> Any:
-        return replace(original(target, dtype), **{field: getattr(target, field)})
+    def cast(original: Callable[..., Any], target: Any, dtype: str | None, **late: bool) -> Any:
+        return replace(original(target, dtype, **late), **{field: getattr(target, field)})
 
     return cast
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,38 @@ def teeth() -> str:
     return "\n".join(lines)
 
 
+def formats() -> str:
+    """Every format and era, with the tests that show what is read and written."""
+    lines = ["| format | files made by | read | written | round trip |", "|---|---|---|---|---|"]
+    group = ""
+    for each in listed_formats():
+        if each["group"] != group:
+            group = each["group"]
+            lines.append(f"| **{group}** | | | | |")
+        shown = [f"[{_short(each[key])}]({_file(each[key])})" if key in each else "" for key in SHOWN]
+        lines.append(f"| {each['what']} | {each['made_by']} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+SHOWN = ("read", "written", "round_trip")
+
+
+def listed_formats() -> list[dict[str, str]]:
+    """The rows of the table of formats."""
+    rows: list[dict[str, str]] = tomllib.loads((ROOT / "docs" / "formats.toml").read_text(encoding="utf-8"))["format"]
+    return rows
+
+
+def _file(test: str) -> str:
+    """Where a test is, as docs/formats.md sees it."""
+    name = test.partition("::")[0]
+    return f"../{name}" if "/" in name else f"../tests/{name}"
+
+
+def _short(test: str) -> str:
+    return test.partition("::")[2].removeprefix("test_").replace("_", " ")
+
+
 def drawn() -> str:
     """Every layout, drawn."""
     return f"```text\n{draw(layouts())}\n```"
@@ -94,6 +127,7 @@ PAGES = {
     "README.md": {"support": support},
     "docs/layouts.md": {"layouts": drawn},
     "docs/conformance.md": {"teeth": teeth},
+    "docs/formats.md": {"formats": formats},
 }
 
 

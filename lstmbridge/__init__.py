@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from lstmbridge.checking import Agreement, check, diff
     from lstmbridge.errors import BridgeError
     from lstmbridge.layer import Layer
+    from lstmbridge.named import from_arrays
     from lstmbridge.notation import Layout
-    from lstmbridge.pipeline import Migration, convert, edit, from_arrays, migrate, read, write
+    from lstmbridge.pipeline import Migration, convert, edit, migrate, read, write
     from lstmbridge.remainder import Remainder
     from lstmbridge.spec import Activation, Spec
     from lstmbridge.summary import inspect
@@ -41,7 +42,7 @@ _HOMES = {
     "convert": "pipeline",
     "diff": "checking",
     "edit": "pipeline",
-    "from_arrays": "pipeline",
+    "from_arrays": "named",
     "inspect": "summary",
     "migrate": "pipeline",
     "read": "pipeline",

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from lstmbridge.notation import Place
 
 __all__ = [
+    "LateCast",
     "assemble",
     "cast",
     "device",
     "host",
+    "kept",
     "kind",
     "own",
     "permute",
@@ -35,10 +37,28 @@ _LINE = 64  # bytes of a cache line: a tile of a transposing copy is one line wi
 _ROWS = 1024  # and so many rows high; measured by benchmarks/speed.py
 
 
+class LateCast:
+    """An array of numpy's in another dtype, by name: its numbers are cast when they are asked for, each time anew."""
+
+    def __init__(self, array: np.ndarray[Any, Any], dtype: str) -> None:
+        self.array, self.dtype = array, _numpy_dtype(dtype)
+        self.shape: tuple[int, ...] = array.shape
+
+    def transpose(self, axes: tuple[int, ...]) -> LateCast:
+        """The same with its axes in that order: no number is moved."""
+        return LateCast(self.array.transpose(axes), self.dtype.name)
+
+    def __neg__(self) -> LateCast:
+        return LateCast(-self.array, self.dtype.name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return self.array.astype(self.dtype).astype(dtype or self.dtype, copy=False)
+
+
 def kind(array: Array) -> str:
     """Whose array this is: ``numpy``, ``torch`` or ``jax``. Errors: TypeError for anybody else's."""
     root = type(array).__module__.partition(".")[0]
-    if root in ("numpy", "h5py"):
+    if root in ("numpy", "h5py") or isinstance(array, LateCast):
         return "numpy"
     if root in ("torch", "jax", "jaxlib"):
         return "torch" if root == "torch" else "jax"
@@ -69,7 +89,10 @@ def permute(array: Array, axes: tuple[int, ...]) -> Array:
 
 
 def assemble(shape: tuple[int, ...], blocks: Sequence[tuple[Place, Array]]) -> Array:
-    """An array of that shape, each block of it written once from (its place, the weight that belongs there)."""
+    """An array of that shape, each block of it written once from (its place, the weight that belongs there).
+
+    A `LateCast` is cast on the way, without an array between.
+    """
     first = blocks[0][1]
     if kind(first) == "jax":
         return _assemble_functional(shape, blocks)
@@ -77,7 +100,8 @@ def assemble(shape: tuple[int, ...], blocks: Sequence[tuple[Place, Array]]) -> A
         return _assemble_torch(shape, blocks)
     result: np.ndarray[Any, Any] = np.empty(shape, first.dtype)
     for place, weight in blocks:
-        _copy(result.reshape(place.split)[place.index], place.stored(weight))
+        stored = place.stored(weight)
+        _copy(result.reshape(place.split)[place.index], stored.array if isinstance(stored, LateCast) else stored)
     return result
 
 
@@ -128,6 +152,12 @@ def own(array: Array) -> Array:
     return sys.modules["jax.numpy"].array(array, copy=True) if which == "jax" else np.array(array, order="C")
 
 
+def kept(array: Array) -> Array:
+    """`array` itself if nobody can write to it (a view on a mapped file), else a copy."""
+    root = array.base if isinstance(array, np.ndarray) and isinstance(array.base, np.ndarray) else array
+    return array if isinstance(root, np.ndarray) and not root.flags.writeable else own(array)
+
+
 def host(array: Array) -> np.ndarray[Any, Any]:
     """`array` as numpy's, without a copy where it already lives on the host. bfloat16 becomes ml_dtypes' bfloat16."""
     if kind(array) != "torch":
@@ -168,12 +198,19 @@ def cast(array: Array, dtype: str) -> Array:
     if kind(array) == "torch":
         return array.to(getattr(sys.modules["torch"], dtype))
     if dtype == "bfloat16":
-        import ml_dtypes
-
-        return array.astype(ml_dtypes.bfloat16, copy=False)
+        return array.astype(_numpy_dtype(dtype), copy=False)
     if kind(array) == "jax" and dtype == "float64" and not sys.modules["jax"].config.jax_enable_x64:
         return host(array).astype(dtype)
     return array.astype(dtype) if str(array.dtype) != dtype else array
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    small: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return small
 
 
 def zeros_like(array: Array) -> Array:
@@ -186,4 +223,7 @@ def zeros_like(array: Array) -> Array:
 def same_bits(a: Array, b: Array) -> bool:
     """Whether two arrays have the same dtype, shape and bits (so NaN equals itself, and 0.0 is not -0.0)."""
     x, y = host(a), host(b)
-    return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+    if x.dtype != y.dtype or x.shape != y.shape or x.dtype.hasobject or x.itemsize not in (1, 2, 4, 8):
+        return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+    bits = f"u{x.itemsize}"  # as whole numbers they are compared where they are
+    return np.array_equal(x.view(bits), y.view(bits))

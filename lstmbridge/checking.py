@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from lstmbridge import arrays as xp
 from lstmbridge import reference, registry
-from lstmbridge.contract import Outputs, Reading, ReadOptions, States
-from lstmbridge.errors import Disagreement, LayoutError, MissingFramework
+from lstmbridge.contract import FOR_BOTH, Outputs, Reading, ReadOptions, States
+from lstmbridge.errors import Disagreement, LayoutError, MissingFramework, unknown
 from lstmbridge.layer import Layer
+from lstmbridge.mapped import forget
 from lstmbridge.pipeline import read_all, select
 from lstmbridge.tensorfile import numpy_dtype
 
@@ -189,6 +190,7 @@ def check(
     mask: npt.ArrayLike | None = None,
     states: bool = True,
     layers: Sequence[str] = (),
+    pairs: Mapping[str, str] | None = None,
     rounding: float = ROUNDING,
     tolerance: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -203,11 +205,13 @@ def check(
              given the steps that count, moved together, and a note says so
     states   begin with random initial states rather than zeros
     layers   only these paths of `a`, and of `b` where it has them, too
+    pairs    for the label of each layer of `a` that of the one of `b` to compare it with, and no others: for layers
+             that were put among others into an existing file
     rounding so many times what the equations lose in the lesser dtype is allowed, where that is more than `TOLERANCE`;
              0: `TOLERANCE` alone
     tolerance the row of `TOLERANCE`, where it is not that of the dtype: ``tf32`` on a GPU with TensorFloat-32
     progress called as (what, done, total) on the way
-    options  the fields of `ReadOptions`
+    options  the fields of `ReadOptions`; config, layout and cell are about `a` alone
 
     Each part that both sides can run as a whole is run as a whole; the next one reads fresh sequences of its own size,
     so differences do not add up. Errors: LayoutError if the layers do not pair up.
@@ -218,8 +222,13 @@ def check(
     True
     """
     keep = _steps(batch, time, lengths, mask)
-    left, right = _Side.of(a, options, layers), _Side.of(b, options, ())
-    right.layers = _in_order(_named(right.layers, layers), left.layers)
+    left, right = _Side.of(a, options, layers), _Side.of(b, _for_both(options), ())
+    if pairs is None:
+        right.layers = _in_order(_named(right.layers, layers), left.layers)
+    else:
+        chosen = [layer.label for layer in left.layers if layer.label in pairs]
+        left.take(chosen)
+        right.take([pairs[label] for label in chosen])
     _pairable(left.layers, right.layers)
     rng = np.random.default_rng(seed)
     rows: list[Row] = []
@@ -336,7 +345,13 @@ class _Side:
             reading = framework.live.read(source, ReadOptions(**options))
             return cls(framework.name, source, _only(reading, layers), framework.live, ())
         reading = _only(read_all(source, **options), layers)
+        if options.get("layout") is not None:
+            note = f"{source} was run by the reference: plain arrays in the layout of {options['layout']}"
+            return cls("arrays", None, reading, None, (*reading.notes, note))
         framework = registry.of_file(Path(source))
+        if not framework.has("live"):
+            note = f"{source} was run by the reference: {framework.name} has no objects here"
+            return cls(framework.name, None, reading, None, (*reading.notes, note))
         try:
             live = framework.live
             obj = live.load(Path(source), ReadOptions(**options))
@@ -345,6 +360,20 @@ class _Side:
         except MissingFramework as error:
             note = f"{source} was run by the reference: {error.headline}"
             return cls(framework.name, None, reading, None, (*reading.notes, note))
+
+    def take(self, labels: Sequence[str]) -> None:
+        """Keeps these layers, in this order; where that is not whole modules, the reference is to run them."""
+        known = {layer.label: layer for layer in self.layers}
+        for label in labels:
+            if label not in known:
+                raise unknown(f"layer of {self.name}", label, known)
+        chosen = tuple(known[label] for label in labels)
+        runs = [chosen[start:stop] for start, stop in _modules(chosen, 0, len(chosen))]
+        whole = [[each for each in self.layers if each.path == run[0].path] for run in runs]
+        if self.live is not None and any(list(run) != every for run, every in zip(runs, whole, strict=True)):
+            self.live = None
+            self.notes = (*self.notes, f"{self.name} was run by the reference: not all levels of a module are compared")
+        self.layers = chosen
 
     @property
     def who(self) -> str:
@@ -511,13 +540,17 @@ def diff(a: Any, b: Any, *, layers: Sequence[str] = (), **options: Any) -> tuple
     Errors: LayoutError if the layers do not pair up.
     """
     left = select(read_all(a, **options).layers, layers)
-    right = _in_order(_named(read_all(b, **options).layers, layers), left)
+    right = _in_order(_named(read_all(b, **_for_both(options)).layers, layers), left)
     _pairable(left, right)
     found = []
     for x, y in zip(left, right, strict=True):
         names = dict.fromkeys((*x, *y))
         found += [_gate_difference(x, name, x.weights.get(name), y.weights.get(name)) for name in names]
     return tuple(found)
+
+
+def _for_both(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in FOR_BOTH}
 
 
 def _gate_difference(layer: Layer, name: str, a: Any, b: Any) -> GateDifference:
@@ -527,4 +560,5 @@ def _gate_difference(layer: Layer, name: str, a: Any, b: Any) -> GateDifference:
     unlike = ~((one == other) | (np.isnan(one) & np.isnan(other)))
     gap = np.abs(one - other)[unlike]
     largest = float(np.nan_to_num(gap, nan=np.inf).max()) if gap.size else 0.0
+    forget()
     return GateDifference(layer.label, name, int(unlike.sum()), present.size, largest)

@@ -3,14 +3,18 @@
 A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who it is (nothing imported), and rooms:
 
     __init__.py   NAME, ROOTS (modules or classes of its objects), SUFFIXES (of its files), EXTRA (what to install);
-                  optionally DEFAULT_SUFFIXES (those that mean it unasked) and claims(path) (a mark inside a file)
+                  optionally WRITES (those of its suffixes that it writes, where not all), DEFAULT_SUFFIXES (those that
+                  mean it unasked), and claims(path): whether what is at a path, also a directory or the beginning of
+                  several files' names, is its own by a mark inside; and companions(name, beginning): the names
+                  of the files that are read along with the one of that name; beginning(text) gives all that begin so
     layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours) and
                   FAITHFUL_NOTE (how it is loaded), and ASKED (cell -> fields of the Spec that arrays never tell and
                   nobody may guess); imports no framework
     live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
                   run(obj, layers, x, h0, c0, lengths), optionally gradients(...) and tensors(obj); imports its
                   framework at the top
-    files.py      read(path, options), write(targets, path, options); no framework where the format allows it
+    files.py      read(path, options), optionally write(targets, path, options) and
+                  patch(existing, layers, path, options); no framework where the format allows it
 
 A folder without `live` is for files only, one without both for `layouts` only.
 """
@@ -30,6 +34,7 @@ from lstmbridge.layer import Layer
 from lstmbridge.notation import Layout
 
 __all__ = [
+    "FOR_BOTH",
     "FilesRoom",
     "Gradients",
     "LayoutRoom",
@@ -55,14 +60,29 @@ class Reading:
 class ReadOptions:
     """What a source does not say by itself.
 
-    nonlinearity  ``tanh`` or ``relu``: the activation of a vanilla RNN in a file without a config
-    batch_first   the orientation of sequences, for a file without a config
-    only          paths of the layers to read (none: all); a layer elsewhere that cannot be understood is then no error
+    nonlinearity     ``tanh`` or ``relu``: the activation of a vanilla RNN in a file without a config
+    batch_first      the orientation of sequences, for a file without a config
+    only             paths of the layers to read (none: all); a layer elsewhere that cannot be understood is then no
+                     error
+    forget_constant  what a TensorFlow 1 cell adds to its forget gate at run time, which no file says
+    reset_after      of a GRU in a file without a config, where the arrays do not tell
+    config           a file with the model's config (JSON), for weights that were saved without one
+    layout           the name of a layout: the file holds plain arrays in it, and belongs to no framework
+    cell             the cell of plain arrays, where their names fit several
     """
 
     nonlinearity: str | None = None
     batch_first: bool | None = None
     only: tuple[str, ...] = ()
+    forget_constant: float | None = None
+    reset_after: bool | None = None
+    config: str | None = None
+    layout: str | None = None
+    cell: str | None = None
+
+
+#: Where two files are read, these hold for both; the other options are about the first alone.
+FOR_BOTH = ("nonlinearity", "batch_first", "only", "forget_constant", "reset_after")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +176,19 @@ class LiveRoom(Protocol):
 class FilesRoom(Protocol):
     """files.py: named arrays and a config.
 
-    read   the layers of a file; arrays are numpy's
+    read   the layers of a file; arrays are numpy's, views on the mapped file where it is large (`lstmbridge.mapped`)
     write  a complete file at `path` (and `path` + ".data" beside it, where a format has two); the caller makes it
-           atomic
+           atomic. So that no more than a layer is in memory, each array is packed when its turn comes (`Layout.later`),
+           let go when it is written, and `lstmbridge.mapped.forget` called after it
+
+    and, where the format allows it,
+
+    patch  (existing, layers, path, options) -> notes: at `path`, a copy of the file `existing` in which the weights of
+           `layers` (as `read` gave them with these options: label, Spec and dtype; on the host) are these; every other
+           array and everything else that the file says stays as it is, bit for bit. What it cannot write in its place
+           it refuses (Unsupported); the notes say what is not as it was
     """
 
     read: Callable[[Path, ReadOptions], Reading]
     write: Callable[[Sequence[Fitted], Path, WriteOptions], None]
+    patch: Callable[[Path, Sequence[Layer], Path, ReadOptions], Sequence[str]]

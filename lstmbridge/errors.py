@@ -17,6 +17,7 @@ __all__ = [
     "LayoutError",
     "MissingFramework",
     "NotationError",
+    "NothingRecurrent",
     "SpecError",
     "UnknownName",
     "Unsupported",
@@ -73,6 +74,10 @@ class MissingFramework(BridgeError, ImportError):
 
 class FileError(BridgeError, OSError):
     """A file that cannot be read as what it claims to be, or cannot be written."""
+
+
+class NothingRecurrent(FileError, LayoutError):
+    """There is no recurrent layer in it."""
 
 
 class Disagreement(BridgeError, AssertionError):

@@ -127,7 +127,8 @@ class Fitted:
     module   ``stock``, or ``faithful`` for the project's own module of the target framework
     verdict  ``exact``, ``reparameterised`` (the same function, other numbers) or ``lossy`` (something given up by name)
     notes    what was done, a sentence each
-    terms    the source's weights that cannot be read back from the target's, by name; each owns its memory
+    terms    the source's weights that cannot be read back from the target's, by name; each owns its memory, or is a
+             view on a file
     """
 
     layer: Layer

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Self
 
 from lstmbridge.errors import LayoutError, unknown
 from lstmbridge.spec import GATES, Spec
 
-__all__ = ["Array", "Layer"]
+__all__ = ["Array", "Layer", "dtype_name"]
 
 #: An array of any framework; numpy's where nothing else is said.
 Array = Any
@@ -66,7 +67,7 @@ class Layer:
     @property
     def dtype(self) -> str:
         """The name of the one dtype its weights have, e.g. ``float32``."""
-        return _dtype_name(next(iter(self.weights.values())))
+        return dtype_name(next(iter(self.weights.values())))
 
     @property
     def parameters(self) -> int:
@@ -223,7 +224,7 @@ def _check_shape(layer: Layer, name: str, found: tuple[int, ...]) -> None:
 def _check_dtypes(layer: Layer) -> None:
     dtypes: dict[str, str] = {}
     for name, array in layer.weights.items():
-        dtypes.setdefault(_dtype_name(array), name)
+        dtypes.setdefault(dtype_name(array), name)
     if len(dtypes) > 1:
         found = ", ".join(f"{name} is {dtype}" for dtype, name in dtypes.items())
         raise LayoutError(f"{_who(layer)}: {found}", "expected one dtype: cast them first")
@@ -238,8 +239,15 @@ def _sizes_text(spec: Spec) -> str:
     return ", ".join(f"{name} = {size}" for name, size in sizes.items())
 
 
-def _dtype_name(array: Array) -> str:
-    return str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
+def dtype_name(array: Array) -> str:
+    """The name of an array's dtype, whatever framework's it is: ``float32``."""
+    return _name_of(array.dtype)
+
+
+@cache
+def _name_of(dtype: Any) -> str:
+    """numpy takes longer to name a dtype than to copy a gate."""
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -24,11 +24,13 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from lstmbridge import arrays as xp
 from lstmbridge.errors import LayoutError, NotationError
-from lstmbridge.layer import Array
+from lstmbridge.layer import Array, dtype_name
+from lstmbridge.mapped import Later
 from lstmbridge.spec import GATES, PARTS, Spec
 
 __all__ = ["Block", "Layout", "Place", "Slot"]
@@ -185,6 +187,21 @@ class Layout:
 
         Every element is written once. Errors: LayoutError for a weight the layout has no place for.
         """
+        blocks = self._blocks(weights, spec, level)
+        return {key: xp.assemble(shape, blocks[key]) for key, shape in self.shapes(spec, level).items()}
+
+    def later(self, weights: Mapping[str, Array], spec: Spec, *, level: int = 0) -> dict[str, Later]:
+        """As `pack`, on the host, for a file that is written one array after another: each is packed when it is asked
+        for."""
+        blocks = self._blocks(weights, spec, level)
+        dtype = dtype_name(next(iter(weights.values())))
+        return {
+            key: Later(shape, dtype, partial(_assembled, shape, blocks[key]))
+            for key, shape in self.shapes(spec, level).items()
+        }
+
+    def _blocks(self, weights: Mapping[str, Array], spec: Spec, level: int) -> dict[str, list[tuple[Place, Array]]]:
+        """For each array, the weights in it and their places. Errors: LayoutError."""
         places = self.places(spec, level)
         homeless = [name for name in weights if name not in places]
         if homeless:
@@ -192,7 +209,7 @@ class Layout:
         blocks: dict[str, list[tuple[Place, Array]]] = {key: [] for key in self.keys(spec, level)}
         for name, place in places.items():
             blocks[place.key].append((place, weights[name]))
-        return {key: xp.assemble(shape, blocks[key]) for key, shape in self.shapes(spec, level).items()}
+        return blocks
 
     def check(self, arrays: Mapping[str, Array], spec: Spec, *, level: int = 0, who: str = "") -> None:
         """Nothing, if `arrays` are just what this layout expects. Errors: LayoutError that says what is not."""
@@ -258,6 +275,10 @@ class Layout:
     def __str__(self) -> str:
         width = max(len(line.key) for line in self.lines)
         return "\n".join(f"{line.key:{width}}  {line.text}" for line in self.lines)
+
+
+def _assembled(shape: tuple[int, ...], blocks: Sequence[tuple[Place, Array]]) -> Array:
+    return xp.host(xp.assemble(shape, blocks))
 
 
 # ---- grammar

@@ -14,26 +14,30 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lstmbridge import arrays as xp
-from lstmbridge import registry
-from lstmbridge.contract import Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, Unsupported, unknown
+from lstmbridge import mapped, named, registry
+from lstmbridge.contract import FOR_BOTH, Reading, ReadOptions, WriteOptions
+from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, NothingRecurrent, Unsupported, unknown
 from lstmbridge.fit import LOSSY, Fitted, Holds, fit, refusals
+from lstmbridge.into import Existing, Into, matched
+from lstmbridge.into import fitted as into_place
 from lstmbridge.layer import Array, Layer
-from lstmbridge.notation import Layout
 from lstmbridge.remainder import Remainder
 from lstmbridge.spec import Spec
 
-__all__ = ["Migration", "Report", "convert", "edit", "from_arrays", "migrate", "read", "read_all", "select", "write"]
+__all__ = ["Migration", "Report", "convert", "edit", "migrate", "read", "read_all", "select", "write"]
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+#: Bits of the mantissa and of the exponent.
+_BITS = {"float64": (52, 11), "float32": (23, 8), "float16": (10, 5), "bfloat16": (7, 8)}
 
 Source = Any  # an object of a known framework, a path, or Layers
 
@@ -110,46 +114,9 @@ def read_all(source: Source, **options: Any) -> Reading:
     """Like `read`, with what was left alone and the notes."""
     chosen = _options(ReadOptions, options)
     if isinstance(source, str | os.PathLike):
-        return _some(_read_file(Path(source), chosen), str(source), FileError, chosen)
+        return _some(_read_file(Path(source), chosen), str(source), chosen)
     reading = registry.of_object(source).live.read(source, chosen)
-    return _some(reading, f"this {type(source).__name__}", LayoutError, chosen)
-
-
-def from_arrays(
-    arrays: Mapping[str, Array], layout: str | Layout, *, cell: str = "lstm", path: str = "", **features: Any
-) -> Layer:
-    """One layer from fused arrays in any known layout, on the arrays' own memory.
-
-    arrays    by the names that `layout` has; their shapes give the sizes, the bias form and the directions
-    layout    a framework's name (``keras``, ``torch``, ``onnx``, ``tf1``, ...) or a Layout of your own
-    cell      ``lstm``, ``gru`` or ``rnn``, where `layout` is a name
-    features  fields of the Spec that arrays cannot tell, e.g. ``reset_after=False``, ``forget_constant=1.0``
-
-    Errors: LayoutError that says which array, what shape, what was expected; UnknownName for an unknown layout;
-    Ambiguous for a field that this layout's arrays never tell (TensorFlow 1's forget_constant) and that was not given.
-
-    >>> import numpy as np
-    >>> kernel = np.arange(16 * 44, dtype="float32").reshape(16, 44)  # rows [x; h], gates i j f o
-    >>> layer = from_arrays({"kernel": kernel, "bias": np.ones(44, "float32")}, "tf1", forget_constant=1.0)
-    >>> print(layer.spec)
-    lstm 5 -> 11, single bias, forget constant +1
-    >>> bool((layer["forward.recurrent_kernel.f"] == kernel[5:, 22:33].T).all())
-    True
-    """
-    if isinstance(layout, str):
-        layouts = registry.framework(layout).layout.LAYOUTS
-        if cell not in layouts:
-            raise unknown("cell", cell, layouts)
-        chosen, who = layouts[cell], f"{layout} {cell}"
-        asked = getattr(registry.framework(layout).layout, "ASKED", {}).get(cell, {})
-        for field, why in asked.items():
-            if field not in features:
-                raise Ambiguous(f"{who}: {field} is in no array", why)
-    else:
-        chosen, who = layout, layout.cell
-    who = f"{who} {path!r}" if path else who
-    spec = chosen.infer(arrays, who=who, **features)
-    return Layer(spec=spec, weights=chosen.unpack(arrays, spec, who=who), path=path)
+    return _some(reading, f"this {type(source).__name__}", chosen)
 
 
 def write(layers: Sequence[Layer] | Layer, *, to: str | None = None, path: str | Path | None = None,
@@ -184,7 +151,9 @@ def migrate(
     layers: Collection[str] = (),
     rename: Mapping[str, str] | None = None,
     dtype: str | None = None,
+    into: str | Path | None = None,
     force: bool = False,
+    staged: bool = False,
     progress: Progress | None = None,
     approve: Callable[[Any], None] | None = None,
     **options: Any,
@@ -200,20 +169,26 @@ def migrate(
     layers     paths of the layers to take (all of them if empty); a path stands for all below it
     rename     new paths for old ones; a path stands for all below it
     dtype      cast the weights; without it they keep theirs
+    into       an existing file of the target framework: `path` becomes a copy of it in which the layers have taken the
+               place of its own, by name, by `rename` (to the names there), or in the only way possible; their dtype,
+               bias form and the like are those of the file, and everything else in it stays as it is, bit for bit
     force      overwrite an existing file
+    staged     write to `path` itself rather than beside it first: for a caller who puts the file in its place later
     progress   called as (what, done, total) on the way
-    approve    called with the finished object or file before it takes its place; what it raises leaves nothing behind
+    approve    called with the finished object or file (of `into`: `lstmbridge.into.Into`) before it takes its place;
+               what it raises leaves nothing behind
     options    the fields of `ReadOptions` and `WriteOptions`
 
     Errors: Unsupported if the target cannot hold a layer, with every reason and the alternative (nothing is written);
-    FileError for a file that exists or cannot be written; and those of `read`.
+    FileError for a file that exists or cannot be written; of `into`, Ambiguous and LayoutError for a layer that has no
+    one place there; and those of `read`.
     """
     reading_options, writing_options = _split_options(options)
-    target = _target(to, path)
+    target = _target(to, path) if into is None else _same_format(Path(into), to, path)
     step = progress or _silent
     step("reading", 0, 3)
     reading = read_all(source, **{"only": tuple(layers), **reading_options})
-    chosen = select(reading.layers, layers)
+    chosen = as_read = select(reading.layers, layers)
     if remainder is not None:
         chosen = remainder.back(chosen)
     sources = chosen
@@ -221,21 +196,31 @@ def migrate(
     if writing_options.get("stack"):
         chosen = _stacked(chosen)
     step("fitting", 1, 3)
-    targets = [_cast(each, dtype) for each in _fit_all(chosen, target, allow, faithful)]
+    hand_over: _HandOver
+    if into is None or path is None:
+        fitted = _fit_all(chosen, partial(_fit_one, target, allow, faithful))
+        targets = [_cast(each, dtype, late=path is not None) for each in fitted]
+        hand_over = partial(_hand_over, targets, target, path, _options(WriteOptions, writing_options))
+    else:
+        _check_no_choice(faithful=faithful, dtype=dtype, **writing_options)
+        existing, found = _existing(Path(into), target, reading_options, [layer.label for layer in chosen])
+        places = matched(chosen, existing, (rename or {}).values(), allow)
+        targets = _fit_all(chosen, partial(_fit_into, dict(zip(chosen, places, strict=True)), existing, allow))
+        hand_over = partial(_put_into, as_read, targets, existing, found, Path(path))
     step("writing", 2, 3)
     kept = Remainder.of(sources, targets)
-    _check_apart(source, path, remainder_path)
-    aside = contextlib.nullcontext() if remainder_path is None else atomic(Path(remainder_path), force=force)
-    with aside as staged:
-        if staged is not None:
-            kept.save(staged)
-        result = _hand_over(targets, target, path, _options(WriteOptions, writing_options), force, approve or _silent)
+    _check_apart(source, path, into, remainder_path)
+    place: _Place = partial(_plainly if staged else atomic, force=force)
+    with contextlib.nullcontext() if remainder_path is None else place(Path(remainder_path)) as aside:
+        if aside is not None:
+            kept.save(aside)
+        result, notes = hand_over(place, approve or _silent)
     return Migration(
         result,
         tuple(_report(before, after) for before, after in zip(sources, targets, strict=True)),
         kept,
         reading.left_alone,
-        reading.notes,
+        (*reading.notes, *notes),
         tuple(targets),
     )
 
@@ -276,12 +261,16 @@ def _silent(*_: Any) -> None:
 
 
 def _read_file(path: Path, options: ReadOptions) -> Reading:
-    if path.is_dir():
-        raise FileError(f"{path} is a directory", "expected a file")
-    if not path.exists():
+    if options.layout is not None:
+        if not path.exists():
+            raise FileError(f"{path}: no such file or directory", f"in {path.parent.resolve()}")
+        return named.read(path, options)
+    if not path.is_file() and registry.claimed(path) is None:
+        if path.is_dir():
+            raise FileError(f"{path} is a directory", "expected a file, or a directory of a known format")
         raise FileError(f"{path}: no such file", f"in {path.parent.resolve()}")
     framework = registry.of_file(path)
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise FileError(f"{path} is empty", f"expected a {framework.name} file")
     try:
         return framework.files.read(path, options)
@@ -291,17 +280,18 @@ def _read_file(path: Path, options: ReadOptions) -> Reading:
         raise type(error)(f"{path.name}: {error.headline}", *error.details) from error
 
 
-def _some(reading: Reading, who: str, kind: type[BridgeError], options: ReadOptions) -> Reading:
-    """The reading. Errors: `kind` if there is no recurrent layer in it and none was asked for by path."""
+def _some(reading: Reading, who: str, options: ReadOptions) -> Reading:
+    """The reading. Errors: NothingRecurrent if there is no recurrent layer in it and none was asked for by path."""
     if reading.layers or options.only:
         return reading
     others = ", ".join(reading.left_alone[:5]) + (" ..." if len(reading.left_alone) > 5 else "")
-    raise kind(f"{who}: no recurrent layer", f"found: {others or 'nothing'}", "expected an LSTM, GRU or RNN")
+    found = f"found: {others or 'nothing'}"
+    raise NothingRecurrent(f"{who}: no recurrent layer", found, "expected an LSTM, GRU or RNN")
 
 
 def _target(to: str | None, path: str | Path | None) -> registry.Framework:
     if path is not None:
-        return registry.of_file(Path(path), to)
+        return registry.for_target(Path(path), to)
     if to is None:
         raise LayoutError("no target", "say to='torch' (an object) or path='model.safetensors' (a file)")
     return registry.framework(to)
@@ -375,28 +365,30 @@ def _common_path(paths: Sequence[str]) -> str:
     return ".".join(common)
 
 
-def _cast(target: Fitted, dtype: str | None) -> Fitted:
-    """The target in another dtype; the remainder then keeps the source's own numbers."""
+def _cast(target: Fitted, dtype: str | None, *, late: bool = False) -> Fitted:
+    """The target in another dtype; the remainder then keeps the source's own numbers.
+
+    late  cast numpy's arrays when they are written, one after another
+    """
     layer = target.layer
     if dtype is None or dtype == layer.dtype:
         return target
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    cast = layer.replace(weights={name: xp.cast(array, dtype) for name, array in layer.weights.items()})
-    terms = {name: xp.own(target.source[name]) for name in target.source}
+    to = xp.LateCast if late and all(xp.kind(array) == "numpy" for array in layer.weights.values()) else xp.cast
+    cast = layer.replace(weights={name: to(array, dtype) for name, array in layer.weights.items()})
+    terms = {name: xp.kept(array) for name, array in target.source.weights.items()}
     note = f"cast from {layer.dtype} to {dtype}"
     return replace(target, layer=cast, terms=terms, verdict=LOSSY, notes=(*target.notes, note))
 
 
-def _fit_all(
-    layers: Sequence[Layer], target: registry.Framework, allow: Collection[str], faithful: bool
-) -> list[Fitted]:
+def _fit_all(layers: Sequence[Layer], fit_one: Callable[[Layer], Fitted]) -> list[Fitted]:
     """Every layer as the target holds it. Errors: Unsupported that names every refused layer."""
     fitted: list[Fitted] = []
     refused: list[Unsupported] = []
     for layer in layers:
         try:
-            fitted.append(_fit_one(layer, target, allow, faithful))
+            fitted.append(fit_one(layer))
         except Unsupported as error:
             refused.append(error)
     if len(refused) == 1:
@@ -407,7 +399,7 @@ def _fit_all(
     return fitted
 
 
-def _fit_one(layer: Layer, target: registry.Framework, allow: Collection[str], faithful: bool) -> Fitted:
+def _fit_one(target: registry.Framework, allow: Collection[str], faithful: bool, layer: Layer) -> Fitted:
     room = target.layout
     own: Holds | None = getattr(room, "FAITHFUL", None)
     other = _other(layer.spec, target, own is not None and not faithful)
@@ -421,6 +413,20 @@ def _fit_one(layer: Layer, target: registry.Framework, allow: Collection[str], f
     how = getattr(room, "FAITHFUL_NOTE", "")
     notes = (f"no stock layer of {target.name} holds {why}", *([how] if how else []), *fitted.notes)
     return replace(fitted, notes=notes)
+
+
+def _fit_into(
+    places: Mapping[Layer, Layer], existing: Existing, allow: Collection[str], layer: Layer
+) -> Fitted:
+    """A layer as the existing one holds it that it takes the place of, in that one's dtype; to a wider one is exact."""
+    target = into_place(layer, places[layer], existing, allow)
+    cast = _cast(target, places[layer].dtype)
+    return cast if _narrows(layer.dtype, places[layer].dtype) else replace(cast, verdict=target.verdict)
+
+
+def _narrows(before: str, after: str) -> bool:
+    """Whether some number of the one dtype is none of the other."""
+    return any(a > b for a, b in zip(_BITS[before], _BITS[after], strict=True))
 
 
 def _other(spec: Spec, target: registry.Framework, own: bool = False) -> str:
@@ -438,28 +444,119 @@ def _holds(name: str) -> Holds:
     return registry.framework(name).layout.HOLDS
 
 
+#: Gives a path to write to; what is there when the block ends is then where it should be.
+_Place = Callable[[Path], contextlib.AbstractContextManager[Path]]
+#: Writes or builds the result, and gives it with notes.
+_HandOver = Callable[[_Place, Callable[[Any], None]], tuple[Any, tuple[str, ...]]]
+
+
 def _hand_over(
     targets: Sequence[Fitted],
     target: registry.Framework,
     path: str | Path | None,
     options: WriteOptions,
-    force: bool,
+    place: _Place,
     approve: Callable[[Any], None],
-) -> Any:
+) -> tuple[Any, tuple[str, ...]]:
     if path is None:
         built = target.live.build(targets, options)
         approve(built)
-        return built
+        return built, ()
     destination = Path(path)
-    with atomic(destination, force=force) as staged:
+    with place(destination) as staged:
         target.files.write(targets, staged, options)
         approve(staged)
-    return destination
+    return destination, ()
 
 
-def _check_apart(source: Source, path: str | Path | None, remainder_path: str | Path | None) -> None:
+# ---- into an existing file
+
+
+def _same_format(into: Path, to: str | None, path: str | Path | None) -> registry.Framework:
+    """The framework of an existing file. Errors: FileError if what is to be written is another format."""
+    if path is None:
+        raise LayoutError(f"into={str(into)!r} without a path", "say where the new file is to be: path= (DESTINATION)")
+    if not into.is_file():
+        raise FileError(f"{into}: no such file", "expected an existing file to put the layers into")
+    found = registry.of_file(into)
+    if to not in (None, found.name):
+        raise FileError(f"{into.name} is a {found.name} file", f"found to={to!r}", "leave it out, or name another file")
+    suffixes = [_suffix(each, found) for each in (into, Path(path))]
+    if suffixes[0] != suffixes[1]:
+        raise FileError(
+            f"{Path(path).name} is to be a copy of {into.name}", f"expected a name that ends in {suffixes[0]}"
+        )
+    if not hasattr(found.files, "patch"):
+        raise Unsupported(f"{found.name} files are not written into here", "convert without into= (--into)")
+    return found
+
+
+def _suffix(path: Path, framework: registry.Framework) -> str:
+    """The longest suffix of the framework's that a name has, else its own."""
+    return max((each for each in framework.suffixes if path.name.endswith(each)), key=len, default=path.suffix)
+
+
+def _check_no_choice(**options: Any) -> None:
+    """That nothing is asked for that the existing file decides. Errors: LayoutError."""
+    default = {field.name: field.default for field in fields(WriteOptions)}
+    asked = [name for name, value in options.items() if value not in (None, False, default.get(name))]
+    if "batch_first" in asked:  # it is an option for reading, too
+        asked.remove("batch_first")
+    if asked:
+        names = ", ".join(f"{name}=" for name in asked)
+        raise LayoutError(f"into= with {names}", "the existing file decides that: leave it out")
+
+
+def _existing(
+    into: Path, target: registry.Framework, options: Mapping[str, Any], names: Sequence[str]
+) -> tuple[Existing, tuple[ReadOptions, tuple[str, ...]]]:
+    """An existing file's layers; and how it was read, with notes.
+
+    names  the layers that are to be put there: where another of the file cannot be read, these alone are
+    """
+    how = ReadOptions(**{name: value for name, value in options.items() if name in FOR_BOTH} | {"only": ()})
+    notes: tuple[str, ...] = ()
+    try:
+        reading = _some(_read_file(into, how), str(into), how)
+    except (Ambiguous, LayoutError, Unsupported) as error:
+        how = replace(how, only=tuple(names))
+        with contextlib.suppress(BridgeError):
+            reading = _read_file(into, how)
+            notes = (f"{into.name}: no other layer was read: {error.headline}",)
+        if not notes or not reading.layers:
+            raise
+    notes = (*notes, *(f"{into.name}: {note}" for note in reading.notes))
+    return Existing(into, target.name, reading.layers), (how, notes)
+
+
+def _put_into(
+    layers: Sequence[Layer],
+    targets: Sequence[Fitted],
+    existing: Existing,
+    found: tuple[ReadOptions, tuple[str, ...]],
+    destination: Path,
+    place: _Place,
+    approve: Callable[[Any], None],
+) -> tuple[Path, tuple[str, ...]]:
+    """The copy of the existing file with the targets in it, and notes."""
+    options, notes = found
+    pairs = {layer.label: target.layer.label for layer, target in zip(layers, targets, strict=True)}
+    ready = [
+        target.layer.replace(weights={name: xp.host(array) for name, array in target.layer.weights.items()})
+        for target in targets
+    ]
+    with place(destination) as staged:
+        more = registry.framework(existing.name).files.patch(existing.path, ready, staged, options)
+        approve(Into(staged, pairs))
+    left = existing.left(pairs.values())
+    untouched = [f"left as they are in {existing.path.name}: {', '.join(left)}"] if left else []
+    return destination, (*notes, *more, *untouched)
+
+
+def _check_apart(source: Source, path: str | Path | None, into: str | Path | None,
+                 remainder_path: str | Path | None) -> None:  # fmt: skip
     """Errors: FileError if the remainder would take the place of the source or the target."""
-    others = [each for each in (source, path) if isinstance(each, str | os.PathLike)]
+    others = [each for each in (source, path, into) if isinstance(each, str | os.PathLike)]
     if remainder_path is not None and any(Path(each).resolve() == Path(remainder_path).resolve() for each in others):
         raise FileError(f"{remainder_path} is the source or the target", "give the remainder a file of its own")
 
@@ -479,20 +576,42 @@ def atomic(destination: Path, *, force: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise FileError(f"{destination} cannot be written", f"found: {error.strerror or error}") from error
     try:
-        yield staging / destination.name
-        files = sorted(staging.iterdir(), key=lambda each: each.name == destination.name)
-        for file in files:
-            _check_free(destination.parent / file.name, force)
-        for file in files:
-            file.chmod(0o666 & ~_umask())
-            os.replace(file, destination.parent / file.name)
+        with _explained(destination):
+            yield staging / destination.name
+            _move(staging, destination, force)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move(staging: Path, destination: Path, force: bool) -> None:
+    """Moves the finished files into their places, those that go on from the main file's name first."""
+    files = sorted(staging.iterdir(), key=lambda each: each.name == destination.name)
+    for file in files:
+        _check_free(destination.parent / file.name, force)
+    mode = 0o666 & ~_umask()
+    for file in files:
+        file.chmod(mode)
+        os.replace(file, destination.parent / file.name)
+
+
+@contextmanager
+def _plainly(destination: Path, *, force: bool = False) -> Iterator[Path]:
+    """The destination itself. Errors: as of `atomic`."""
+    _check_free(destination, force)
+    with _explained(destination):
+        yield destination
+
+
+@contextmanager
+def _explained(destination: Path) -> Iterator[None]:
+    """Turns whatever goes wrong while writing into a FileError that names the destination."""
+    try:
+        yield
     except BridgeError:
         raise
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise FileError(f"{destination} cannot be written: nothing was left behind", f"found: {reason}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _check_free(path: Path, force: bool) -> None:
@@ -517,11 +636,17 @@ def _report(before: Layer, after: Fitted) -> Report:
 
 def _not_finite(layer: Layer) -> Iterator[str]:
     """A note if some numbers are NaN or infinite. A sum that is finite says that none is, without a copy."""
-    with np.errstate(all="ignore"):  # a sum that overflows makes a suspect, no more
-        suspects = [array for array in layer.weights.values() if not math.isfinite(float(array.sum()))]
+    suspects = [array for array in layer.weights.values() if not _is_finite(array)]
     nan, inf = (sum(int(test(xp.host(array)).sum()) for array in suspects) for test in (np.isnan, np.isinf))
     if nan or inf:
         yield f"{nan} NaN and {inf} infinite among its numbers; moved unchanged"
+
+
+def _is_finite(array: Array) -> bool:
+    with np.errstate(all="ignore"):  # a sum that overflows makes a suspect, no more
+        total = float(array.sum())
+    mapped.forget()
+    return math.isfinite(total)
 
 
 def _editable(array: Array) -> Array:

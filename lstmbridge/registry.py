@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,22 +20,29 @@ from lstmbridge import frameworks
 from lstmbridge.contract import FilesRoom, LayoutRoom, LiveRoom
 from lstmbridge.errors import FileError, MissingFramework, UnknownName, Unsupported, unknown
 
-__all__ = ["Framework", "framework", "names", "of_file", "of_object"]
+__all__ = ["Framework", "claimed", "for_target", "framework", "names", "of_file", "of_object"]
 
 ENTRY_POINTS = "lstmbridge.frameworks"
 
 
 @dataclass(frozen=True)
 class Framework:
-    """One framework's folder: who it is, and its rooms, opened when they are needed."""
+    """One framework's folder: who it is, and its rooms, opened when they are needed.
+
+    suffixes  of the files that it reads; those of `writes` it writes, too
+    default_suffixes  those that mean it where nothing else is said
+    companions  the names of the files that are read along with one; `beginning(text)` gives all names that begin so
+    """
 
     name: str
     package: str
     roots: tuple[str, ...]
     suffixes: tuple[str, ...]
+    writes: tuple[str, ...]
     default_suffixes: tuple[str, ...]
     extra: str
     claims: Callable[[Path], bool] | None = None
+    companions: Callable[[str, Callable[[str], list[str]]], list[str]] | None = None
 
     @property
     def layout(self) -> LayoutRoom:
@@ -54,7 +61,7 @@ class Framework:
 
     def has(self, room: str) -> bool:
         """Whether the folder has that room; nothing is imported but the folder itself."""
-        return importlib.util.find_spec(f"{self.package}.{room}") is not None
+        return _has(f"{self.package}.{room}")
 
     def _room(self, room: str) -> ModuleType:
         if not self.has(room):
@@ -70,6 +77,11 @@ class Framework:
                 f"{self.name} needs the package {missing!r}, which is not installed",
                 f"pip install 'lstmbridge[{self.extra}]'",
             ) from error
+
+
+@cache
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 @cache
@@ -97,8 +109,9 @@ def framework(name: str) -> Framework:
         raise unknown("framework", name, names())
     module = importlib.import_module(package)
     default = getattr(module, "DEFAULT_SUFFIXES", module.SUFFIXES)
-    claims = getattr(module, "claims", None)
-    return Framework(module.NAME, package, module.ROOTS, module.SUFFIXES, default, module.EXTRA, claims)
+    writes = getattr(module, "WRITES", module.SUFFIXES)
+    hooks = (getattr(module, "claims", None), getattr(module, "companions", None))
+    return Framework(module.NAME, package, module.ROOTS, module.SUFFIXES, writes, default, module.EXTRA, *hooks)
 
 
 def _own() -> Iterator[Framework]:
@@ -125,31 +138,61 @@ def of_object(obj: Any) -> Framework:
     raise UnknownName(f"an object of {found} is of no known framework", f"known: {', '.join(names())}")
 
 
-def of_file(path: Path, to: str | None = None) -> Framework:
-    """The framework whose file this is: by `to`, by a mark in the file (`claims`), by its suffix.
+def of_file(path: Path) -> Framework:
+    """The framework that reads what is at `path`: by a mark inside (`claims`), by its suffix.
 
-    Errors: UnknownName for a suffix of nobody; FileError for a name that does not go with `to`.
+    What is there may be a directory, or files that begin with this name (a checkpoint). Errors: UnknownName for a
+    suffix of nobody.
     """
-    if to is not None:
-        chosen = framework(to)
-        if not path.name.endswith(chosen.suffixes):
-            raise FileError(
-                f"{path.name} is not the name of a {to} file", f"its suffixes are {' '.join(chosen.suffixes) or 'none'}"
-            )
-        return chosen
     found = _by_content(path, _own()) or _by_suffix(path, _own())  # third parties are looked up only if need be
     found = found or _by_content(path, _all()) or _by_suffix(path, _all())
     if found is None:
-        suffixes = sorted({suffix for each in _all() for suffix in each.suffixes})
-        error = unknown("file suffix", path.suffix or path.name, suffixes)
-        raise UnknownName(f"{path.name}: {error.headline}", *error.details, f"files are {' '.join(suffixes)}")
+        raise _nobody(path, {suffix for each in _all() for suffix in each.suffixes})
     return found
+
+
+def claimed(path: Path) -> Framework | None:
+    """The framework that knows what is at `path` by a mark inside, if there is one."""
+    return _by_content(path, _all())
+
+
+def for_target(path: Path, to: str | None = None) -> Framework:
+    """The framework that writes a file of this name: `to`, or the one whose suffix it has.
+
+    Errors: UnknownName for a suffix of nobody; FileError for a name that does not go with `to`.
+    """
+    if to is None:
+        found = _by_suffix(path, _own(), writing=True) or _by_suffix(path, _all(), writing=True)
+        if found is None:
+            raise _nobody(path, {suffix for each in _all() for suffix in each.writes})
+        return found
+    chosen = framework(to)
+    if not chosen.writes:
+        raise Unsupported(f"{to} files are not written here", f"write {' '.join(_written())}")
+    if not path.name.endswith(chosen.writes):
+        raise FileError(f"{path.name} is not the name of a {to} file", f"its suffixes are {' '.join(chosen.writes)}")
+    return chosen
+
+
+def _written() -> list[str]:
+    return sorted({suffix for each in _all() for suffix in each.writes})
+
+
+def _nobody(path: Path, suffixes: Collection[str]) -> UnknownName:
+    error = unknown("file suffix", path.suffix or path.name, sorted(suffixes))
+    known = f"files are {' '.join(sorted(suffixes))}"
+    return UnknownName(f"{path.name}: {error.headline}", *error.details, known)
 
 
 def _by_content(path: Path, among: Iterable[Framework]) -> Framework | None:
     return next((each for each in among if each.claims is not None and each.claims(path)), None)
 
 
-def _by_suffix(path: Path, among: Iterable[Framework]) -> Framework | None:
-    matches = [(len(suffix), each) for each in among for suffix in each.default_suffixes if path.name.endswith(suffix)]
+def _by_suffix(path: Path, among: Iterable[Framework], *, writing: bool = False) -> Framework | None:
+    matches = [
+        (len(suffix), each)
+        for each in among
+        for suffix in each.default_suffixes
+        if path.name.endswith(suffix) and (suffix in each.writes or not writing)
+    ]
     return max(matches, key=lambda match: match[0])[1] if matches else None

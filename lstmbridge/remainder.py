@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from lstmbridge import arrays as xp
 from lstmbridge import tensorfile
 from lstmbridge.errors import FileError, LayoutError
 from lstmbridge.fit import Fitted
 from lstmbridge.layer import Array, Layer
+from lstmbridge.mapped import Later, forget
 from lstmbridge.spec import ROLES, Spec
 
 __all__ = ["Entry", "Remainder"]
@@ -177,7 +176,9 @@ def _check_unchanged(layer: Layer, entry: Entry) -> None:
 
 
 def _digest(array: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(xp.host(array)).tobytes()).hexdigest()
+    found = hashlib.sha256(Later.of(xp.host(array)).content().data).hexdigest()
+    forget()
+    return found
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:

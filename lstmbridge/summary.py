@@ -11,6 +11,7 @@ import numpy as np
 
 from lstmbridge import arrays as xp
 from lstmbridge.layer import Array, Layer
+from lstmbridge.mapped import forget
 from lstmbridge.pipeline import read_all, select
 from lstmbridge.spec import GATES, ROLES, Spec
 
@@ -33,7 +34,8 @@ class WeightSummary:
     @classmethod
     def of(cls, name: str, array: Array) -> WeightSummary:
         """The summary of one array."""
-        values = np.asarray(xp.host(array), np.float64)
+        values = np.array(xp.host(array), np.float64)
+        forget()
         nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
         finite = values[np.isfinite(values)] if nan or inf else values
         if not finite.size:

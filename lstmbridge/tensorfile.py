@@ -1,28 +1,35 @@
-"""Named arrays in a ``.safetensors`` file: read as views on the mapped file, written straight from memory.
+"""Named arrays in a ``.safetensors`` file: read as views on the mapped file, written one after another.
 
-safetensors itself checks the header and writes; the numbers are mapped here, so that a file larger than memory can be
-read one array at a time, and bfloat16 is known without torch.
+safetensors itself checks the header of what is read; it is mapped and written here, so that of a file larger than
+memory there is one array at a time in memory, and bfloat16 is known without torch.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
+from safetensors import SafetensorError, safe_open
 
+from lstmbridge import mapped
 from lstmbridge.errors import FileError
+from lstmbridge.mapped import Later
+from lstmbridge.stored import Bytes, note
 
-__all__ = ["load", "metadata", "save"]
+__all__ = ["load", "metadata", "overwrite", "save"]
 
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-           "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
-           "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}  # fmt: skip
+#: In the order in which the library writes them, the widest first.
+_DTYPES = {"U64": "uint64", "I64": "int64", "F64": "float64", "F32": "float32", "U32": "uint32", "I32": "int32",
+           "BF16": "bfloat16", "F16": "float16", "U16": "uint16", "I16": "int16", "F8_E4M3": "float8_e4m3fn",
+           "F8_E5M2": "float8_e5m2", "I8": "int8", "U8": "uint8", "BOOL": "bool"}  # fmt: skip
+_CODES = {name: code for code, name in _DTYPES.items()}
+_PLACES = {name: place for place, name in enumerate(_CODES)}
+_ALIGNMENT = 8
 
 
 def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
@@ -32,10 +39,9 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """
     header = _header(path)
     found = dict(header.pop("__metadata__", None) or {})
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    start = 8 + int.from_bytes(mapped[:8], "little")
-    arrays = {name: _array(path, mapped, start, name, entry) for name, entry in header.items()}
+    data = mapped.whole(path)
+    start = 8 + int.from_bytes(data[:8], "little")
+    arrays = {name: note(name, _array(path, data, start, name, entry)) for name, entry in header.items()}
     return arrays, found
 
 
@@ -61,7 +67,7 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _array(path: Path, mapped: mmap.mmap, start: int, name: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
+def _array(path: Path, data: Any, start: int, name: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
     dtype = _DTYPES.get(entry["dtype"])
     if dtype is None:
         raise FileError(f"{path}: {name} has dtype {entry['dtype']}", f"expected one of {', '.join(_DTYPES)}")
@@ -69,7 +75,7 @@ def _array(path: Path, mapped: mmap.mmap, start: int, name: str, entry: Mapping[
     count = int(np.prod(entry["shape"], dtype=np.int64))
     if count == 0:
         return np.zeros(entry["shape"], numpy_dtype(dtype))
-    flat = np.frombuffer(mapped, numpy_dtype(dtype), count, start + begin)
+    flat = np.frombuffer(data, numpy_dtype(dtype), count, start + begin)
     return flat.reshape(entry["shape"])
 
 
@@ -83,13 +89,54 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name).newbyteorder("<")
 
 
-def save(arrays: Mapping[str, npt.NDArray[Any]], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """A ``.safetensors`` file of those arrays, written from their own memory where they are contiguous."""
-    ready = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in arrays.items()}
-    specs = {
-        name: TensorSpec(
-            dtype=array.dtype.name, shape=arrays[name].shape, data_ptr=array.ctypes.data, data_len=array.nbytes
-        )
-        for name, array in ready.items()
-    }
-    serialize_file(specs, str(path), metadata=dict(metadata) if metadata else None)
+def overwrite(path: Path, contents: Mapping[str, Bytes]) -> None:
+    """Puts other numbers in the place of those that some of the file's tensors have; nothing else changes.
+
+    contents  by name, the bytes of a tensor of the same shape and dtype. Errors: FileError for a name or size that the
+    file has not.
+    """
+    header = _header(path)
+    with path.open("r+b") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        for name, content in contents.items():
+            begin, end = header[name]["data_offsets"] if name in header else (0, -1)
+            if end - begin != content.nbytes:
+                raise FileError(f"{path}: {name} is not as it was read", f"expected {content.nbytes} bytes of it")
+            file.seek(start + begin)
+            file.write(content.data)
+
+
+def save(
+    arrays: Mapping[str, npt.NDArray[Any] | Later], path: Path, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """A ``.safetensors`` file of those arrays, the same bytes that the library serialises them to.
+
+    One that is `Later` is made when its turn comes, and let go after it. Errors: FileError for a dtype or a name that
+    such a file cannot have; OSError where it cannot be written.
+    """
+    ready = {name: Later.of(array) for name, array in arrays.items()}
+    strange = [f"{name} of {each.dtype}" for name, each in ready.items() if each.dtype not in _CODES]
+    if strange:
+        raise FileError(f"{path}: no .safetensors file holds {', '.join(strange)}", f"expected {', '.join(_CODES)}")
+    in_order = sorted(ready, key=lambda name: (_PLACES[ready[name].dtype], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in in_order:
+        shape, dtype = ready[name].shape, ready[name].dtype
+        begin, end = end, end + math.prod(shape) * numpy_dtype(dtype).itemsize
+        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    with path.open("wb") as out:
+        _write_header(header, path, out)
+        for name in in_order:
+            out.write(ready[name].content().data)
+            mapped.forget()
+
+
+def _write_header(header: Mapping[str, Any], path: Path, out: IO[bytes]) -> None:
+    """Its length, and the header as JSON, with blanks up to a multiple of 8 bytes."""
+    try:
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise FileError(f"{path}: a name that is no text", f"found: {error.object[error.start :][:20]!r}") from error
+    padded = text + b" " * (-len(text) % _ALIGNMENT)
+    out.write(len(padded).to_bytes(8, "little") + padded)

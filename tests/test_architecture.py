@@ -21,20 +21,25 @@ PICTURE = """
     errors
     spec
     layer
-    arrays tensorfile
+    stored zipcopy mapped
+    arrays tensorfile npz wire
+    sstable
+    bundle
     notation
     fit reference
     contract
     registry remainder
+    named into
     pipeline drawing
     checking summary
+    certificate
     initializers jobs testing
     cli
 """
 ROW = {name: number for number, line in enumerate(PICTURE.split("\n")) for name in line.split()}
 
 #: What the rooms of a framework's folder see of the core: the last row each may import.
-LAST_ROW = {"__init__": ROW["tensorfile"], "layout": ROW["fit"]}
+LAST_ROW = {"__init__": ROW["bundle"], "layout": ROW["fit"]}
 LAST_ROW_OF_A_ROOM = ROW["contract"]
 
 #: Rooms of a folder that say who a framework is and how it stores weights, without importing it.
@@ -123,6 +128,8 @@ def _reason(parts: tuple[str, ...], target: str, frameworks: Mapping[str, frozen
     if package != PACKAGE:
         return _foreign(parts, folder, package, frameworks)
     inner = inside.split(".")
+    if inner == ["__version__"]:  # a fact, and no module
+        return None
     if inner[0] == "frameworks":
         return _between_folders(parts, folder, inner)
     if parts[0] in ("__init__", "__main__"):
@@ -178,7 +185,7 @@ GOOD = {
     "lstmbridge/errors.py": "import json\n",
     "lstmbridge/spec.py": "from lstmbridge.errors import SpecError\n",
     "lstmbridge/layer.py": "import typing\nif typing.TYPE_CHECKING:\n    from lstmbridge.fit import Fitted\n",
-    "lstmbridge/fit.py": "from lstmbridge import errors, layer\n",
+    "lstmbridge/fit.py": "from lstmbridge import __version__, errors, layer\n",
     "lstmbridge/registry.py": "from lstmbridge import frameworks\n",
     "lstmbridge/pipeline.py": "from lstmbridge import registry\n",
     "lstmbridge/cli/__init__.py": "from lstmbridge.cli.convert import command\n",

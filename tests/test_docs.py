@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def run_console(block: str, where: Path) -> None:
         done = subprocess.run(shlex.split(command), cwd=where, env=env, capture_output=True, text=True, check=False)
         printed = done.stdout
         if done.returncode:
-            printed += f"{done.stderr}[exit code {done.returncode}]"
+            progress = re.compile(r"^\d+ of \d+ files.*\n", re.MULTILINE)  # of a job that takes long
+            printed += f"{progress.sub('', done.stderr)}[exit code {done.returncode}]"
         assert matches(expected, printed), f"$ {command}\n{printed}\n--- expected ---\n{expected}"
 
 
@@ -77,6 +79,8 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
                 exec(compile(block, f"{page.name}[{number}]", "exec"), names)
         elif language == "console":
             run_console(block, tmp_path)
+        elif language == "toml":  # its first line is its name
+            (tmp_path / block.partition("\n")[0].removeprefix("# ")).write_text(block)
 
 
 MODULES = sorted(info.name for info in pkgutil.walk_packages(lstmbridge.__path__, "lstmbridge."))
@@ -90,7 +94,7 @@ def test_every_example_in_a_docstring_runs(name: str) -> None:
 
 def test_no_block_is_of_a_kind_that_would_not_run() -> None:
     found = {language for page in PAGES for language, _ in blocks(page)}
-    assert found <= RUNNABLE | {"text"}
+    assert found <= RUNNABLE | {"text", "toml"}
     assert all("```text" not in page.read_text() or page.name == "layouts.md" for page in PAGES), "drawings only"
 
 
@@ -106,6 +110,18 @@ def test_the_tables_are_what_the_code_says() -> None:
         [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_test_that_the_table_of_formats_names_is_there() -> None:
+    listed = tomllib.loads((ROOT / "docs" / "formats.toml").read_text())["format"]
+    for each in listed:
+        assert {"group", "what", "made_by", "read"} <= set(each) <= {
+            "group", "what", "made_by", "read", "written", "round_trip",
+        }, each  # fmt: skip
+        for key in {"read", "written", "round_trip"} & set(each):
+            file, _, name = each[key].partition("::")
+            path = ROOT / (file if "/" in file else f"tests/{file}")
+            assert re.search(rf"^def {name}\(", path.read_text(), re.MULTILINE), f"{each['what']}: {each[key]}"
 
 
 def held(name: str, spec: Spec) -> str:

@@ -735,19 +735,14 @@ def test_a_pickle_with_anything_but_tensors(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     cases = {
         "holds something else than tensors.*\n.*Pickled": {"rnn": Pickled()},
-        r"not only tensors in its state dict\n.*note \(str\)": {**nn.GRU(I, H).state_dict(), "note": "x"},
         "holds a tensor": torch.zeros(3),
         "no state dict": {"epoch": 3},
-        r"several state dicts\n.*a, b": {"a": nn.GRU(I, H).state_dict(), "b": nn.GRU(I, H).state_dict()},
+        r"several state dicts.*\n.*a, b": {"a": nn.GRU(I, H).state_dict(), "b": nn.GRU(I, H).state_dict()},
     }
     for words, content in cases.items():
         torch.save(content, path)
-        with pytest.raises(FileError, match=words):
+        with pytest.raises(Ambiguous if "several" in words else FileError, match=words):
             files.read(path, ReadOptions())
-    with _no_warnings():
-        _scripted(nn.LSTM(I, H)).save(path)
-    with pytest.raises(FileError, match=r"TorchScript archive.*\n.*torch.jit.load"):
-        files.read(path, ReadOptions())
 
 
 class Pickled:
@@ -813,7 +808,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
         evil = f"c{name}\n(S'echo > {tmp_path}/ran'\ntR.".encode()
         repacked(tmp_path / "a.pt", tmp_path / "b.pt", {"data.pkl": evil})
         with pytest.raises(FileError, match=r"b\.pt"):
-            archive.load(tmp_path / "b.pt")
+            files.read(tmp_path / "b.pt", ReadOptions())
     assert not (tmp_path / "ran").exists()
 
 

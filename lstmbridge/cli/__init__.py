@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or tensorflow prints what no user of this command asked for
 
-COMMANDS = ("convert", "inspect", "check", "diff", "layouts")
+COMMANDS = ("convert", "migrate", "run", "verify", "inspect", "check", "diff", "layouts")
 
 
 class _Lazy(click.Group):
@@ -46,6 +46,7 @@ def main() -> None:
     lstmbridge convert model.keras model.safetensors --check
     lstmbridge inspect model.onnx
     lstmbridge check model.keras model.onnx
+    lstmbridge migrate old/ new/ --to torch --check
 
     Exit codes: 0 done, 1 refused or disagreed, 2 usage.
     """

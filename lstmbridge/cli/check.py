@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import click
 
 from lstmbridge.checking import Agreement, check
-from lstmbridge.cli.common import PATH, as_json, emit, reading, refusing, show_notes, table, waiting
+from lstmbridge.cli.common import emit, refusing, show_notes, table, waiting
+from lstmbridge.cli.options import PATH, as_json, reading
 
 __all__ = ["command"]
 
 
-@click.command("check")
+@click.command("check", short_help="Run two files on the same sequences and compare.")
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @reading

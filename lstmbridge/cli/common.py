@@ -1,4 +1,4 @@
-"""What the subcommands share: options, output, errors, and the bar for work that takes longer than a second."""
+"""What the subcommands share: output, errors, and the bar for work that takes longer than a second."""
 
 from __future__ import annotations
 
@@ -14,28 +14,11 @@ import click
 
 from lstmbridge.errors import Ambiguous, BridgeError, UnknownName
 
-__all__ = ["as_json", "emit", "exit_code", "left_alone", "reading", "refusing", "show_notes", "table", "waiting"]
+__all__ = ["emit", "exit_code", "left_alone", "refusing", "show_notes", "table", "waiting"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 _SHOWN = 6
-PATH = click.Path(dir_okay=True, path_type=str)
-
-
-def reading(function: F) -> F:
-    """The options that say what a file does not."""
-    options = (
-        click.option("--layer", "layers", multiple=True, metavar="PATH", help="Only the layers at or below this path."),
-        click.option(
-            "--nonlinearity",
-            type=click.Choice(["tanh", "relu"]),
-            help="The activation of a vanilla RNN in a file that has no config.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 def emit(data: Any) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstmbridge.cli.common import PATH, as_json, emit, left_alone, reading, refusing, show_notes, waiting
-from lstmbridge.fit import DROPS
-from lstmbridge.pipeline import DTYPES, Migration, Progress, migrate
+from lstmbridge.cli.common import emit, left_alone, refusing, show_notes, waiting
+from lstmbridge.cli.options import PATH, as_json, reading, writing
+from lstmbridge.into import Into
+from lstmbridge.pipeline import Migration, Progress, migrate
 from lstmbridge.remainder import Remainder
 
 if TYPE_CHECKING:
@@ -19,22 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("convert")
+@click.command("convert", short_help="Convert the recurrent layers of one file.")
 @click.argument("source", type=PATH)
 @click.argument("destination", type=PATH)
 @click.option("--to", metavar="F", help="The target framework, where DESTINATION's suffix does not say it (gates).")
 @reading
 @click.option("--rename", multiple=True, metavar="OLD=NEW", help="Give a layer, or all below a path, another path.")
+@click.option("--into", type=PATH, metavar="EXISTING", help="Copy EXISTING, with these layers in place of its own.")
 @click.option("--check", "checked", is_flag=True, help="Run both sides first; write nothing if they disagree.")
-@click.option("--allow", multiple=True, metavar="X", help=f"Give something up by name: {', '.join(DROPS)}.")
-@click.option("--faithful", is_flag=True, help="Where no stock layer fits, use lstmbridge's own module that runs it.")
-@click.option("--stack", is_flag=True, help="Put layers that feed one another into one module with several levels.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Cast the weights.")
-@click.option("--batch-first/--time-major", default=None, help="Orientation of the target's sequences.")
-@click.option("--opset", type=click.IntRange(7, 22), default=17, show_default=True, help="ONNX: the operator set.")
-@click.option("--external-data", is_flag=True, help="ONNX: weights in DESTINATION.data.")
-@click.option("--lengths", is_flag=True, help="ONNX: an input for the lengths of the sequences.")
-@click.option("--initial", is_flag=True, help="ONNX: inputs for the initial states.")
+@writing
 @click.option("--remainder", type=PATH, help="Write what leads back bit for bit to this file.")
 @click.option("--restore", type=PATH, help="Go back: SOURCE was made by a conversion that wrote this remainder.")
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
@@ -55,6 +49,10 @@ def command(
     The suffixes say the frameworks: .keras .h5 .weights.h5 (keras), .safetensors .pt .pth (torch), .onnx (onnx), .npz
     (gates). Every layer gets a line: exact, reparameterised (the same function, other numbers), or lossy (something
     given up by name). If a layer is refused nothing is written.
+
+    With --into, DESTINATION is a copy of EXISTING, a whole model or checkpoint. Each layer takes the place of the one
+    there of its own name, of the one that --rename says, or of the only one it can be; all else stays as it is, byte
+    for byte. To change EXISTING itself, name it as DESTINATION, too, with --force.
     """
     options["rename"] = dict(_pair(each) for each in rename)
     agreements: list[Agreement] = []
@@ -83,7 +81,10 @@ def _approval(
     from lstmbridge.checking import check
 
     def approve(written: Any) -> None:
-        given = {"layers": options["layers"], "nonlinearity": options["nonlinearity"]}
+        names = ("layers", "nonlinearity", "forget_constant", "reset_after", "config", "layout", "cell")
+        given = {name: options[name] for name in names}
+        if isinstance(written, Into):
+            given["pairs"], written = written.pairs, written.path
         agreements.append(check(source, written, progress=progress, **given).demand())
 
     return approve

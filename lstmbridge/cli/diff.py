@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from lstmbridge.checking import diff
-from lstmbridge.cli.common import PATH, as_json, emit, reading, refusing, table, waiting
+from lstmbridge.cli.common import emit, refusing, table, waiting
+from lstmbridge.cli.options import PATH, as_json, reading
 
 __all__ = ["command"]
 
 
-@click.command("diff")
+@click.command("diff", short_help="Compare the weights of two files, gate by gate.")
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @reading
 @click.option("--all", "everything", is_flag=True, help="List the weights that are the same, too.")
 @as_json
 @refusing
-def command(
-    a: str, b: str, as_json: bool, everything: bool, layers: tuple[str, ...], nonlinearity: str | None
-) -> None:
+def command(a: str, b: str, as_json: bool, everything: bool, **options: Any) -> None:
     """Compare the weights of A and B gate by gate, whatever their two layouts are; nothing is run."""
     with waiting(f"comparing {a} with {b}"):
-        found = diff(a, b, layers=layers, nonlinearity=nonlinearity)
+        found = diff(a, b, **options)
     different = [each for each in found if not each.same]
     if as_json:
         emit({"same": not different, "weights": [{**asdict(each), "same": each.same} for each in found]})

@@ -6,22 +6,23 @@ from typing import Any
 
 import click
 
-from lstmbridge.cli.common import PATH, as_json, emit, left_alone, reading, refusing, show_notes, table, waiting
+from lstmbridge.cli.common import emit, left_alone, refusing, show_notes, table, waiting
+from lstmbridge.cli.options import PATH, as_json, reading
 from lstmbridge.summary import LayerSummary, inspect
 
 __all__ = ["command"]
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Show the layers in a file.")
 @click.argument("file", type=PATH)
 @reading
 @click.option("--brief", is_flag=True, help="One line a layer.")
 @as_json
 @refusing
-def command(file: str, as_json: bool, brief: bool, layers: tuple[str, ...], nonlinearity: str | None) -> None:
+def command(file: str, as_json: bool, brief: bool, **options: Any) -> None:
     """Show what is in FILE: per layer its cell, sizes, directions, bias form, activations, parameters and gates."""
     with waiting(f"reading {file}"):
-        found = inspect(file, layers=layers, nonlinearity=nonlinearity)
+        found = inspect(file, **options)
     if as_json:
         emit(found.as_json())
         return

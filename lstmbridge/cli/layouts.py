@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from lstmbridge.cli.common import as_json, emit, refusing
+from lstmbridge.cli.common import emit, refusing
+from lstmbridge.cli.options import as_json
 from lstmbridge.drawing import draw, layouts
 
 __all__ = ["command"]
 
 
-@click.command("layouts")
+@click.command("layouts", short_help="Draw how frameworks store their weights.")
 @click.argument("names", nargs=-1, metavar="[NAME ...]")
 @as_json
 @refusing

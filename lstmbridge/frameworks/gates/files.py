@@ -6,28 +6,29 @@ that is not an array. A ``.safetensors`` file keeps it as metadata, an ``.npz`` 
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lstmbridge import arrays as xp
-from lstmbridge import tensorfile
+from lstmbridge import mapped, npz, tensorfile
 from lstmbridge.contract import Reading, ReadOptions, WriteOptions
 from lstmbridge.errors import BridgeError, FileError
 from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.gates import MARK
-from lstmbridge.layer import Layer
+from lstmbridge.frameworks.gates.patch import put
+from lstmbridge.layer import Array, Layer, dtype_name
+from lstmbridge.mapped import Later
 from lstmbridge.spec import Spec
 
-__all__ = ["read", "write"]
+__all__ = ["patch", "read", "write"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -36,7 +37,8 @@ def read(path: Path, options: ReadOptions) -> Reading:
     """The layers of a file that `write` made. Errors: FileError for any other."""
     arrays, text = _load_npz(path) if path.suffix == ".npz" else _load_safetensors(path)
     if text is None:
-        raise FileError(f"{path}: no entry {MARK!r}", "expected a file written with to='gates'")
+        way = "where they are plain arrays, say in which layout: layout= (--layout)"
+        raise FileError(f"{path}: no entry {MARK!r}", "expected a file written with to='gates'", way)
     try:
         entries = json.loads(text)
         layers = tuple(_layer(entry, arrays, str(path)) for entry in entries)
@@ -68,50 +70,38 @@ def _load_safetensors(path: Path) -> tuple[Arrays, str | None]:
 
 
 def _load_npz(path: Path) -> tuple[Arrays, str | None]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            arrays = {m.filename.removesuffix(".npy"): _known_dtype(_member(archive, m), m.filename) for m in members}
-    except _UNREADABLE as error:
-        raise FileError(f"{path}: not a readable .npz file", f"found: {error}") from error
+    arrays = npz.load(path)
     text = arrays.pop(MARK, None)
-    names = {name.removesuffix(_BFLOAT16): array for name, array in arrays.items()}
-    return names, None if text is None else bytes(text).decode(errors="replace")
+    bfloat16 = tensorfile.numpy_dtype("bfloat16")
+    known = {}
+    for name, array in arrays.items():
+        small = name.endswith(_BFLOAT16) and array.itemsize == 2
+        known[name.removesuffix(_BFLOAT16)] = array.view(bfloat16) if small else array
+    return known, None if text is None else bytes(text).decode(errors="replace")
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
-    """One array; nothing is allocated before its size is known to be in the file. Errors: ValueError."""
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"{member.filename} has version {version}")
-        shape, _, dtype = _HEADERS[version](file)
-        count = math.prod(shape)
-        if dtype.hasobject or count * dtype.itemsize > member.file_size:
-            raise ValueError(f"{member.filename} says {count} numbers of {dtype} in {member.file_size} bytes")
-    with archive.open(member) as file:
-        found: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    return found
-
-
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _BFLOAT16 = "@bfloat16"  # numpy has no name for it: its bits are kept as uint16, and the array's name says so
 
 
-def _known_dtype(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    return array.view(tensorfile.numpy_dtype("bfloat16")) if name.endswith(f"{_BFLOAT16}.npy") else array
+def patch(existing: Path, layers: Sequence[Layer], path: Path, options: ReadOptions) -> tuple[str, ...]:
+    """The file `existing` at `path`, with the weights of `layers`: `lstmbridge.frameworks.gates.patch`."""
+    put(existing, read(existing, options), layers, path)
+    return ()
 
 
 def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:
     """One file that holds the layers and nothing else."""
     layers = [target.layer for target in targets]
-    arrays = {f"{layer.label}/{name}": xp.host(array) for layer in layers for name, array in layer.weights.items()}
+    arrays = {f"{layer.label}/{name}": _later(array) for layer in layers for name, array in layer.weights.items()}
     text = json.dumps([_entry(layer) for layer in layers])
     if path.suffix == ".npz":
         _save_npz(path, arrays, text)
     else:
         tensorfile.save(arrays, path, metadata={MARK: text})
+
+
+def _later(array: Array) -> Later:
+    return Later(tuple(array.shape), dtype_name(array), partial(xp.host, array))
 
 
 def _entry(layer: Layer) -> dict[str, Any]:
@@ -124,13 +114,19 @@ def _entry(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _save_npz(path: Path, arrays: Arrays, text: str) -> None:
+def _save_npz(path: Path, arrays: Mapping[str, Later], text: str) -> None:
     """Like numpy.savez, with fixed dates: the same layers give the same bytes."""
-    entries = {**arrays, MARK: np.frombuffer(text.encode(), np.uint8)}
+    entries = {**arrays, MARK: Later.of(np.frombuffer(text.encode(), np.uint8))}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in entries.items():
-            plain = array.dtype.name != "bfloat16"
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, array if plain else array.view(np.uint16), allow_pickle=False)
+            plain = array.dtype != "bfloat16"
             member = zipfile.ZipInfo(f"{name if plain else name + _BFLOAT16}.npy", (1980, 1, 1, 0, 0, 0))
-            archive.writestr(member, buffer.getbuffer())
+            member.file_size = math.prod(array.shape) * tensorfile.numpy_dtype(array.dtype).itemsize
+            with archive.open(member, "w") as out:
+                _write_npy(array.make(), out)
+            mapped.forget()
+
+
+def _write_npy(array: npt.NDArray[Any], out: IO[bytes]) -> None:
+    plain = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+    np.lib.format.write_array(out, plain, allow_pickle=False)

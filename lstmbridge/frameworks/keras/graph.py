@@ -52,7 +52,9 @@ def is_operation(node: Node) -> bool:
 
 
 def name_of(node: Node) -> str:
-    """The name of a node."""
+    """The name of a node; none for a Merge, whose layers Keras 1 saves as if it were not there."""
+    if node["class_name"] == "Merge":
+        return ""
     config = node["config"]
     return str(config.get("name") if isinstance(config, dict) and config.get("name") else node.get("name", ""))
 
@@ -79,6 +81,9 @@ def flow(node: Node, path: str = "", incoming: Labels | None = None) -> tuple[La
         return [first], {}
     if not is_container(node):
         return [], {}
+    if kind in ("Merge", "Graph"):  # of Keras 1: what they list stands side by side, or in an order of its own
+        branches = [flow(child, join(path, name_of(child))) for child in children(node)]
+        return [], {label: after for _, found in branches for label, after in found.items()}
     if any("inbound_nodes" in each for each in children(node)):
         return _through_graph(node, path, incoming or [])
     found: dict[str, str | None] = {}
@@ -163,7 +168,5 @@ def wanted(path: str, only: Sequence[str]) -> bool:
 
 
 def join(path: str, name: str) -> str:
-    """The path of a layer inside another."""
-    return f"{path}.{name}" if path else name
-
-
+    """The path of a layer inside another; one without a name adds nothing to it."""
+    return ".".join(word for word in (path, name) if word)

@@ -126,12 +126,13 @@ def _cell(store: Store, group: str, options: ReadOptions) -> Node | None:
         return None
     config: Node = {"name": _name(store, group), "units": int(units), "use_bias": len(shapes) == 3}
     if kind == "GRUCell":
-        if len(shapes) < 3:
+        if len(shapes) < 3 and options.reset_after is None:
             raise Ambiguous(
                 f"{store.where}: {group} is a GRU without a bias: its arrays do not tell reset_after",
-                "put the model's config beside it, as <name>.json (model.to_json())",
+                "say reset_after= (--reset-after), or put the model's config beside it, as <name>.json",
             )
-        config["reset_after"] = len(shapes[2]) == 2
+        of_cudnn = len(shapes) == 3 and shapes[2] == (2 * columns,)
+        config["reset_after"] = (len(shapes[2]) == 2 or of_cudnn) if len(shapes) == 3 else options.reset_after
     if kind == "SimpleRNNCell" and options.nonlinearity:
         config["activation"] = options.nonlinearity
     return {"class_name": kind, "config": config}

@@ -1,6 +1,7 @@
 """Keras' weight layout, its activations, and what its layers can hold.
 
-Sources: keras/src/layers/rnn/{lstm,gru,simple_rnn,bidirectional}.py and keras/src/activations (Keras 3.15).
+Sources: keras/src/layers/rnn/{lstm,gru,simple_rnn,bidirectional}.py and keras/src/activations (Keras 3.15); for the
+versions before, keras/layers/recurrent.py and keras/activations.py (Keras 1.2.2, 2.1.3, 2.3.1).
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from lstmbridge.fit import FEATURES, Holds, any_activation
 from lstmbridge.notation import Layout
 from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Activation, Spec
 
-__all__ = ["FAITHFUL", "HOLDS", "KERAS3", "LAYOUTS", "Dialect", "activation_config", "activation_of", "dialect"]
+__all__ = [
+    "FAITHFUL",
+    "HOLDS",
+    "KERAS1_LAYOUTS",
+    "KERAS3",
+    "LAYOUTS",
+    "Dialect",
+    "activation_config",
+    "activation_of",
+    "dialect",
+    "version_numbers",
+]
 
 # ---- how weights are stored
 
@@ -36,6 +48,19 @@ LAYOUTS: Mapping[str, Layout] = {
     "lstm": Layout("i f g o", *_LINES, *_LSTM_LINES, source="keras/src/layers/rnn/lstm.py"),
     "gru": Layout("z r n", *_LINES, source="keras/src/layers/rnn/gru.py"),
     "rnn": Layout("n", *_LINES, source="keras/src/layers/rnn/simple_rnn.py"),
+}
+
+#: Keras 1 has an array a gate, unless it was made with ``consume_less='gpu'``: then the arrays are those of today.
+KERAS1_LAYOUTS: Mapping[str, Layout] = {
+    cell: Layout(
+        gates,
+        ("{d}.W_{g}", "kernel : i h"),
+        ("{d}.U_{g}", "recurrent_kernel : p h"),
+        ("{d}.b_{g}", "bias : h"),
+        gate_names=names,
+        source="keras/layers/recurrent.py (Keras 1.2.2)",
+    )
+    for cell, gates, names in (("lstm", "i g f o", {"g": "c"}), ("gru", "z r n", {"n": "h"}))
 }
 
 # ---- activations
@@ -70,17 +95,23 @@ KERAS3 = Dialect(FUNCTIONS, True, "sigmoid")
 _FUNCTIONS2 = {**FUNCTIONS, "hard_sigmoid": Activation("hard_sigmoid", 0.2, 0.5)}
 
 
-def dialect(version: str | None, where: str = "keras") -> Dialect:
-    """The dialect of a version of Keras; None is Keras 3. Errors: Unsupported for Keras 1 (it has an array a gate)."""
-    match = re.match(r"(\d+)\.(\d+)", version or "3.0")
-    major, minor = (int(n) for n in match.groups()) if match else (3, 0)
-    if major == 1:
-        raise Unsupported(
-            f"{where}: written by Keras {version}", "expected Keras 2 or 3", "load it with Keras 2 and save it again"
-        )
-    if major != 2:
+def version_numbers(version: str | None) -> tuple[int, int | None]:
+    """The major and minor number of a version of Keras; None is Keras 3.
+
+    >>> version_numbers("2.2.4-tf"), version_numbers("1"), version_numbers(None)
+    ((2, 2), (1, None), (3, None))
+    """
+    match = re.match(r"(\d+)(?:\.(\d+))?", version or "3")
+    major, minor = match.groups() if match else ("3", None)
+    return int(major), None if minor is None else int(minor)
+
+
+def dialect(version: str | None) -> Dialect:
+    """The dialect of a version of Keras; None is Keras 3."""
+    major, minor = version_numbers(version)
+    if major not in (1, 2):
         return KERAS3
-    old = minor < 3 and "tf" not in str(version)  # 2.3 changed the default from hard_sigmoid to sigmoid
+    old = major == 1 or ((minor or 0) < 3 and "tf" not in str(version))  # 2.3 changed it from hard_sigmoid to sigmoid
     return Dialect(_FUNCTIONS2, False, "hard_sigmoid" if old else None)
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lstmbridge.contract import Gradients, Outputs, Reading, ReadOptions, States, WriteOptions
-from lstmbridge.errors import FileError, LayoutError, Unsupported, unknown
+from lstmbridge.errors import FileError, LayoutError, MissingFramework, Unsupported, unknown
 from lstmbridge.fit import Fitted, fit
 from lstmbridge.frameworks.keras import files
+from lstmbridge.frameworks.keras.checkpoint import is_checkpoint
 from lstmbridge.frameworks.keras.gradients import gradients_of
 from lstmbridge.frameworks.keras.graph import wanted
 from lstmbridge.frameworks.keras.layout import FAITHFUL, HOLDS, KERAS3, dialect
@@ -148,12 +149,23 @@ def _deserialised(config: Node) -> Any:
 
 
 def load(path: Path, options: ReadOptions) -> Any:
-    """The model in a file, not compiled.
+    """The model in a file, not compiled; a file of weights alone becomes a new model of its recurrent layers.
 
-    A file of weights alone, or one of Keras 2 (whose configs mean other functions), becomes a new model of its
-    recurrent layers. Errors: FileError with Keras' own words for a file that it does not load.
+    Errors: MissingFramework for a checkpoint of TensorFlow, and for a file of Keras 1 or 2, whose configs this Keras
+    does not load, or takes for others; FileError with Keras' own words for a file of Keras 3 that it does not load.
     """
-    if path.name.endswith(".weights.h5") or dialect(files.version_of(path)) != KERAS3:
+    if is_checkpoint(path):
+        raise MissingFramework(
+            f"a checkpoint of TensorFlow, which Keras {keras.__version__} does not load",
+            "the file itself is read all the same: lstmbridge.read",
+        )
+    version = files.version_of(path, options)
+    if dialect(version) != KERAS3:
+        raise MissingFramework(
+            f"written by Keras {version}, which Keras {keras.__version__} does not load",
+            "the file itself is read all the same: lstmbridge.read",
+        )
+    if path.name.endswith((".weights.h5", ".json")):
         return _model(units([_fitted(layer) for layer in files.read(path, options).layers], WriteOptions()))
     from lstmbridge.frameworks.keras import faithful
 

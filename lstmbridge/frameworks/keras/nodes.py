@@ -3,7 +3,8 @@
 A *node* is a layer as Keras serialises it: ``{"class_name": ..., "config": {...}}``. Objects give one by ``get_config``
 and files hold them, so what is said about nodes goes for both.
 
-Source: keras/src/layers/rnn/*.py and keras/src/saving/saving_lib.py (Keras 3.15).
+Source: keras/src/layers/rnn/*.py and keras/src/saving/saving_lib.py (Keras 3.15); for layers that are no more,
+keras/layers/{recurrent,cudnn_recurrent}.py (Keras 1.2.2, 2.3.1).
 """
 
 from __future__ import annotations
@@ -16,8 +17,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lstmbridge.errors import LayoutError, Unsupported
-from lstmbridge.frameworks.keras.layout import KERAS3, LAYOUTS, Dialect, activation_config, activation_of, dialect
+from lstmbridge.frameworks.keras import cudnn
+from lstmbridge.frameworks.keras.era import modern
+from lstmbridge.frameworks.keras.layout import (
+    KERAS1_LAYOUTS,
+    KERAS3,
+    LAYOUTS,
+    Dialect,
+    activation_config,
+    activation_of,
+    dialect,
+)
 from lstmbridge.layer import Array, Layer
+from lstmbridge.notation import Layout
 from lstmbridge.spec import ROLES, Spec
 
 __all__ = [
@@ -26,6 +38,7 @@ __all__ = [
     "CellAt",
     "Level",
     "Node",
+    "cell_of",
     "is_recurrent",
     "levels",
     "make_layers",
@@ -42,11 +55,13 @@ Node = dict[str, Any]
 #: Keras' cells, and the cell inside each layer.
 CELLS: Mapping[str, str] = {"LSTMCell": "lstm", "GRUCell": "gru", "SimpleRNNCell": "rnn"}
 LAYERS: Mapping[str, str] = {"LSTM": "LSTMCell", "GRU": "GRUCell", "SimpleRNN": "SimpleRNNCell"}
+CUDNN: Mapping[str, str] = {"CuDNNLSTM": "lstm", "CuDNNGRU": "gru"}  # layers without a cell
+_CELL_OF: Mapping[str, str] = {**CELLS, **CUDNN}
 _LAYER_OF = {CELLS[cell]: layer for layer, cell in LAYERS.items()}
 _WRAPPERS = ("RNN", "Bidirectional", "StackedRNNCells")
 
 #: Keras' other recurrent layers, of this version and older ones: known, and not understood.
-_OTHERS = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ConvLSTM2DCell", "CuDNNLSTM", "CuDNNGRU")
+_OTHERS = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ConvLSTM2DCell", "ConvRecurrent2D")
 
 #: Our own layer: the name Keras registers it under, and its module.
 FAITHFUL_NAME = "lstmbridge>Recurrent"
@@ -58,10 +73,10 @@ _KEPT = ("name", "trainable", "return_sequences", "return_state", "stateful", "u
 
 @dataclass(frozen=True)
 class CellAt:
-    """A cell inside a layer.
+    """A cell inside a layer, or a layer that has none (``CuDNNLSTM``).
 
     kind    its class, e.g. ``LSTMCell``
-    config  the config that says its units and activations: the layer's own, or the cell's
+    config  the config that says its units and activations: the layer's own, or the cell's, in the words of Keras 2
     where   the attributes that lead from the layer to it; a number is an index
     group   the same way as Keras' files have it, e.g. ``cell/cells/lstm_cell_1``
     """
@@ -82,9 +97,14 @@ class Level:
     spec: Spec | None = None
 
 
+def cell_of(kind: str) -> str:
+    """The canonical name of a cell's class: ``lstm``, ``gru`` or ``rnn``."""
+    return _CELL_OF[kind]
+
+
 def is_recurrent(class_name: str) -> bool:
     """Whether a class of that name is a recurrent layer of Keras or our own, understood or not."""
-    return class_name in (*LAYERS, *CELLS, *_WRAPPERS, *_OTHERS, "Recurrent", FAITHFUL_NAME)
+    return class_name in (*LAYERS, *_CELL_OF, *_WRAPPERS, *_OTHERS, "Recurrent", FAITHFUL_NAME)
 
 
 # ---- from a node to layers
@@ -104,8 +124,9 @@ def levels(node: Node, who: str) -> list[Level]:
     if kind == "StackedRNNCells":
         return [Level({"forward": cell}) for cell in _cells(node, (), "", who)]
     if kind in LAYERS:
-        _expect_keras2(config, who)
-        return [_one(CellAt(LAYERS[kind], config, ("cell",), "cell"), bool(config.get("go_backwards")))]
+        return [_one(CellAt(LAYERS[kind], modern(config), ("cell",), "cell"), bool(config.get("go_backwards")))]
+    if kind in CUDNN:
+        return [_one(CellAt(kind, config, (), ""), bool(config.get("go_backwards")))]
     if kind == "RNN":
         cells = list(_cells(config["cell"], ("cell",), "cell", who))
         backwards = bool(config.get("go_backwards"))  # then every later level reads the sequence already turned round
@@ -114,18 +135,13 @@ def levels(node: Node, who: str) -> list[Level]:
         return [_both(node, who)]
     raise Unsupported(
         f"{who}: a recurrent layer of the class {kind!r} is not understood",
-        f"understood: {', '.join((*LAYERS, *CELLS, 'RNN', 'Bidirectional'))}",
+        f"understood: {', '.join((*LAYERS, *_CELL_OF, 'RNN', 'Bidirectional'))}",
         "to convert the other layers of this model, pick them: layers= (--layer)",
     )
 
 
 def _one(cell: CellAt, backwards: bool) -> Level:
     return Level({"reverse" if backwards else "forward": cell}, processed_order=backwards)
-
-
-def _expect_keras2(config: Node, who: str) -> None:
-    if "units" not in config and "output_dim" in config:
-        raise Unsupported(f"{who}: a layer of Keras 1, with an array a gate", "load it with Keras 2 and save it again")
 
 
 def _cells(node: Node, where: tuple[str | int, ...], group: str, who: str) -> Iterator[CellAt]:
@@ -160,7 +176,8 @@ def _both(node: Node, who: str) -> Level:
             )
         [cell] = found[0].cells.values()
         attribute = "forward_layer" if direction == "forward" else "backward_layer"
-        cells[direction] = CellAt(cell.kind, cell.config, (attribute, *cell.where), f"{attribute}/{cell.group}")
+        group = f"{attribute}/{cell.group}".rstrip("/")
+        cells[direction] = CellAt(cell.kind, cell.config, (attribute, *cell.where), group)
     _expect_alike(cells["forward"], cells["reverse"], who)
     return Level(cells, merge=config.get("merge_mode", "concat") or "none")
 
@@ -177,30 +194,48 @@ def _expect_alike(forward: CellAt, backward: CellAt, who: str) -> None:
             )
 
 
-def spec_of(level: Level, input_size: int, known: Dialect, who: str) -> Spec:
-    """What a level computes on inputs of that size. Errors: Unsupported for an activation that is not known."""
+def spec_of(level: Level, input_size: int, known: Dialect, who: str, *, cudnn: bool = False) -> Spec:
+    """What a level computes on inputs of that size; with `cudnn`, its arrays are those of a CuDNN layer.
+
+    Errors: Unsupported for an activation that is not known; LayoutError for units that are no size, and for a GRU whose
+    config resets before and whose arrays after.
+    """
     if level.spec is not None:
         return level.spec
     first = next(iter(level.cells.values()))
-    cell, config = CELLS[first.kind], first.config
-    after = cell != "gru" or bool(config.get("reset_after", known.reset_after))
-    biases = "dual" if cell == "gru" and after else "single"
-    activations = [_activations(cell, each.config, known, who) for each in level.cells.values()]
+    cell, config = _CELL_OF[first.kind], first.config
+    after = cell != "gru" or first.kind in CUDNN or bool(config.get("reset_after", cudnn or known.reset_after))
+    if cudnn and not after:
+        raise LayoutError(f"{who}: the arrays of a CuDNNGRU, which resets after", "its config says reset_after=False")
+    biases = "dual" if cudnn or (cell == "gru" and after) else "single"
+    activations = [_activations(each, known, who) for each in level.cells.values()]
     return Spec(
         cell=cell,
         input_size=input_size,
-        hidden_size=config["units"],
+        hidden_size=_units(config, who),
         directions=tuple(level.cells),
         bias=biases if config.get("use_bias", True) else "none",
         activations=activations[0],
-        reverse_activations=activations[1] if len(activations) > 1 else None,
+        reverse_activations=activations[1] or None if len(activations) > 1 else None,
         reset_after=after,
         merge=level.merge,
         processed_order=level.processed_order,
     )
 
 
-def _activations(cell: str, config: Node, known: Dialect, who: str) -> tuple[Any, ...]:
+def _units(config: Node, who: str) -> int:
+    """h, as the config says it; a Spec checks that it is a size. Errors: LayoutError for what is no number."""
+    units: Any = config.get("units")
+    whole = isinstance(units, int | float) and not isinstance(units, bool) and float(units).is_integer()
+    if not whole:
+        raise LayoutError(f"{who}: its config says units = {units!r}", "expected a whole number of at least 1")
+    return int(units)
+
+
+def _activations(at: CellAt, known: Dialect, who: str) -> tuple[Any, ...]:
+    if at.kind in CUDNN:
+        return ()  # cuDNN has one set: sigmoid and tanh
+    cell, config = CELLS[at.kind], at.config
     output = activation_of(config.get("activation", "tanh"), known, who)
     if cell == "rnn":
         return (output,)
@@ -231,7 +266,7 @@ def make_layers(
     """
     who = f"{where + ': ' if where else ''}keras {node['class_name']} {path!r}"
     found = levels(node, who)
-    metadata = {
+    metadata: dict[str, Any] = {
         "framework": "keras",
         "class": _class_path(str(node["class_name"])),
         "batch_first": not node["config"].get("time_major", False),
@@ -241,11 +276,13 @@ def make_layers(
     layers: list[Layer] = []
     for n, level in enumerate(found):
         number = n if len(found) > 1 else None
-        arrays = _arrays(level, fetch)
-        spec = spec_of(level, _input_size(arrays, level, who), known, who)
-        weights = LAYOUTS[spec.cell].unpack(arrays, spec, who=who if number is None else f"{who} level {number}")
+        at = who if number is None else f"{who} level {number}"
+        arrays, cudnn_memory = _plain(level, _arrays(level, fetch), at)
+        spec = spec_of(level, _input_size(arrays, level, who), known, who, cudnn=cudnn_memory)
+        weights = _layout(spec, arrays).unpack(arrays, spec, who=at)
         before = layers[-1].label if layers else after
-        layers.append(Layer(spec=spec, weights=weights, path=path, level=number, after=before, metadata=metadata))
+        told = {**metadata, "stored": "cudnn"} if cudnn_memory else metadata
+        layers.append(Layer(spec=spec, weights=weights, path=path, level=number, after=before, metadata=told))
     return layers
 
 
@@ -263,11 +300,35 @@ def _arrays(level: Level, fetch: Callable[[CellAt | None], Mapping[str, Array]])
     return {f"{d}.{name}": array for d, cell in level.cells.items() for name, array in fetch(cell).items()}
 
 
+def _plain(level: Level, arrays: dict[str, Array], who: str) -> tuple[dict[str, Array], bool]:
+    """The arrays as plain layers have them, and whether they were those of a CuDNN layer.
+
+    The arrays decide, not the class: weights of a CuDNNLSTM go into a model of LSTM, too. Errors: LayoutError if only
+    one direction is stored so.
+    """
+    sides = {d: {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{d}.")} for d in level.cells}
+    stored = {d: cudnn.stored_so(side) for d, side in sides.items()}
+    if not any(stored.values()):
+        return arrays, False
+    if not all(stored.values()):
+        raise LayoutError(f"{who}: the arrays of one direction are a CuDNN layer's, the other's are not")
+    plain = {d: cudnn.plain(side, f"{who} {d}") for d, side in sides.items()}
+    return {f"{d}.{name}": array for d, side in plain.items() for name, array in side.items()}, True
+
+
+def _layout(spec: Spec, arrays: Mapping[str, Array]) -> Layout:
+    """How the arrays are stored: an array a gate, as Keras 1 has it, or as every version since."""
+    a_gate_each = any(key.partition(".")[2].startswith(("W_", "U_")) for key in arrays)
+    return KERAS1_LAYOUTS[spec.cell] if a_gate_each and spec.cell in KERAS1_LAYOUTS else LAYOUTS[spec.cell]
+
+
 def _input_size(arrays: Mapping[str, Array], level: Level, who: str) -> int:
     """i, as the kernel tells it."""
     if level.spec is not None:
         return level.spec.input_size
-    kernel = arrays.get(f"{next(iter(level.cells))}.kernel")
+    direction = next(iter(level.cells))
+    names = [f"{direction}.kernel", *(key for key in arrays if key.startswith(f"{direction}.W_"))]
+    kernel = next((arrays[name] for name in names if name in arrays), None)
     if kernel is None or len(kernel.shape) != 2:
         found = "none" if kernel is None else f"one of shape {tuple(kernel.shape)}"
         raise LayoutError(f"{who}: no kernel", f"found {found}", "expected i (g h)")

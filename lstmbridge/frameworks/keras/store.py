@@ -25,6 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lstmbridge.errors import BridgeError, FileError
+from lstmbridge.frameworks.keras.soundness import expect_sound
+from lstmbridge.mapped import LARGE, numbers
+from lstmbridge.stored import note
 
 __all__ = ["Archive", "Store", "decode_config", "open_archive", "open_store"]
 
@@ -37,15 +40,20 @@ Array = npt.NDArray[Any]
 
 
 class Store:
-    """The arrays of an HDF5 file by name, and its attributes; each array that is read is noted in `read_so_far`."""
+    """The arrays of an HDF5 file by name, and its attributes; each array that is read is noted in `read_so_far`.
 
-    def __init__(self, file: h5py.File, where: str) -> None:
+    place  the descriptor of the file on disk that holds its bytes, and where they begin in it
+    """
+
+    def __init__(self, file: h5py.File, where: str, place: tuple[int, int]) -> None:
         self.where = where
         self.file = file
+        self.place = place
         self.size = file.id.get_filesize()
         self.datasets: dict[str, h5py.Dataset] = {}
         self.groups: dict[str, h5py.Group] = {"": file}
         self.read_so_far: set[str] = set()
+        self._attributes: dict[tuple[str, str], Any] = {}
         self._visit(file, "", {_address(file)})
 
     def _visit(self, group: h5py.Group, prefix: str, seen: set[Any]) -> None:
@@ -65,8 +73,10 @@ class Store:
 
     def attribute(self, group: str, name: str) -> Any:
         """An attribute of a group, None if it has none; bytes are decoded."""
-        attrs = self.groups[group].attrs
-        return _text(attrs[name]) if name in attrs else None
+        if (group, name) not in self._attributes:
+            attrs = self.groups[group].attrs
+            self._attributes[group, name] = _text(attrs[name]) if name in attrs else None
+        return self._attributes[group, name]
 
     def names(self, group: str, name: str) -> list[str]:
         """An attribute that lists names, in one piece or in numbered ones (Keras splits long ones)."""
@@ -76,7 +86,9 @@ class Store:
         return [str(_text(each)) for piece in pieces for each in attrs[piece]]
 
     def read(self, name: str) -> Array:
-        """The array of that name, on memory of its own. Errors: FileError if it is stored elsewhere or cannot be."""
+        """The array of that name, read-only: of a large file a view on its mapped bytes, where it stands there in one
+        piece; else on memory of its own. Errors: FileError if it is stored elsewhere or cannot be read.
+        """
         found = self.datasets[name]
         stored = found.id.get_storage_size()
         if found.is_virtual or found.external:
@@ -84,10 +96,28 @@ class Store:
         if found.nbytes > _SMALL and found.nbytes > _GROWTH * max(stored, 1):
             raise FileError(f"{self.where}: {name} claims {found.nbytes} bytes of {stored} stored", "not read")
         self.read_so_far.add(name)
-        array = np.asarray(found[()])
+        offset = self._offset(found)
+        plain = np.asarray(found[()]) if offset is None else self._mapped(found, offset)
+        plain.flags.writeable = False
+        array = note(name, plain)
         if str(_text(found.attrs.get("dtype", ""))) == "bfloat16" and array.dtype.itemsize == 2:
             return np.ascontiguousarray(array).view(ml_dtypes.bfloat16)
         return array
+
+    def _offset(self, dataset: h5py.Dataset) -> int | None:
+        """Where a dataset's bytes stand in a large file; None where it is to be read, or they are not one piece."""
+        if self.size < LARGE or not dataset.nbytes or dataset.chunks is not None or self.file.userblock_size:
+            return None
+        kind = dataset.id.get_type()
+        same = dataset.dtype.kind in "fiu" and kind == h5py.h5t.py_create(dataset.dtype)
+        offset: int | None = dataset.id.get_offset() if same or isinstance(kind, h5py.h5t.TypeOpaqueID) else None
+        return offset
+
+    def _mapped(self, dataset: h5py.Dataset, offset: int) -> Array:
+        if offset + dataset.nbytes > self.size:
+            raise ValueError(f"{dataset.name} ends at {offset + dataset.nbytes} of {self.size} bytes")
+        descriptor, start = self.place
+        return numbers(descriptor, dataset.dtype, dataset.size, start + offset).reshape(dataset.shape)
 
     def untouched(self) -> tuple[str, ...]:
         """The arrays that were not read."""
@@ -123,8 +153,10 @@ def explained(path: Path, kind: str) -> Iterator[None]:
 @contextmanager
 def open_store(path: Path) -> Iterator[Store]:
     """An HDF5 file. Errors: FileError."""
-    with explained(path, "HDF5 file"), h5py.File(path, "r") as file:
-        yield Store(file, path.name)
+    with explained(path, "HDF5 file"), ExitStack() as stack:
+        expect_sound(stack.enter_context(path.open("rb")), path.name)
+        file = stack.enter_context(h5py.File(path, "r"))
+        yield Store(file, path.name, (file.id.get_vfd_handle(), 0))
 
 
 class Archive:
@@ -149,8 +181,9 @@ def open_archive(path: Path) -> Iterator[Archive]:
         if config:
             _check_lists(config, path.name)
         metadata = _json(archive, "metadata.json", path) if "metadata.json" in members else {}
-        inner = stack.enter_context(_member(archive, raw, "model.weights.h5", path, stack))
-        store = Store(stack.enter_context(h5py.File(inner, "r")), path.name)
+        inner, place = _member(archive, raw, "model.weights.h5", path, stack)
+        expect_sound(stack.enter_context(inner), path.name)
+        store = Store(stack.enter_context(h5py.File(inner, "r")), path.name, place)
         others = tuple(name for name in members if name.startswith("assets/"))
         yield Archive(config, metadata.get("keras_version"), store, others)
 
@@ -164,21 +197,27 @@ def _json(archive: zipfile.ZipFile, name: str, path: Path) -> dict[str, Any]:
     return found
 
 
-def _member(archive: zipfile.ZipFile, raw: IO[bytes], name: str, path: Path, stack: ExitStack) -> IO[bytes]:
-    """A member as a file: where it stands if it is stored, unpacked beside if it is packed; its checksum is checked."""
+def _member(
+    archive: zipfile.ZipFile, raw: IO[bytes], name: str, path: Path, stack: ExitStack
+) -> tuple[IO[bytes], tuple[int, int]]:
+    """A member as a file: where it stands if it is stored, unpacked beside if it is packed; its checksum is checked.
+
+    With it, the descriptor of the file that holds its bytes, and where they begin in that.
+    """
     info = archive.getinfo(name)
     if info.compress_type == zipfile.ZIP_STORED:
         with archive.open(info) as member:
             while member.read(1 << 20):
                 pass
-        return io.BufferedReader(_Window(raw, _data_offset(raw, info), info.file_size), 1 << 16)
+        start = _data_offset(raw, info)
+        return io.BufferedReader(_Window(raw, start, info.file_size), 1 << 16), (raw.fileno(), start)
     if info.file_size > _SMALL and info.file_size > _GROWTH * max(info.compress_size, 1):
         raise FileError(f"{path}: {name} claims {info.file_size} bytes of {info.compress_size} packed", "not read")
     unpacked: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     with archive.open(info) as member:
         shutil.copyfileobj(member, unpacked, 1 << 20)
     unpacked.seek(0)
-    return unpacked
+    return unpacked, (unpacked.fileno(), 0)
 
 
 def _data_offset(raw: IO[bytes], info: zipfile.ZipInfo) -> int:

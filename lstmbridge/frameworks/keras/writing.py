@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lstmbridge import arrays as xp
+from lstmbridge import mapped
 from lstmbridge.contract import WriteOptions
 from lstmbridge.errors import Unsupported
 from lstmbridge.fit import Fitted
@@ -23,7 +23,7 @@ from lstmbridge.frameworks.keras.graph import children, groups_of, is_container,
 from lstmbridge.frameworks.keras.layout import LAYOUTS
 from lstmbridge.frameworks.keras.model import Unit, container, placed, units
 from lstmbridge.frameworks.keras.nodes import CellAt, Node, levels, unique
-from lstmbridge.frameworks.keras.store import Array
+from lstmbridge.mapped import Later
 
 __all__ = ["write"]
 
@@ -37,7 +37,7 @@ def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:
 
     ``.keras`` and ``.h5`` load with ``keras.models.load_model``. A ``.weights.h5`` file is for ``load_weights`` of a
     model built alike; its root has the model's config as an attribute, so that it can be read again. Arrays are packed
-    a layer at a time. Errors: Unsupported for bfloat16 in ``.h5``, which Keras itself cannot read back.
+    one at a time. Errors: Unsupported for bfloat16 in ``.h5``, which Keras itself cannot read back.
     """
     made = units(targets, options)
     model = container(made)
@@ -63,15 +63,15 @@ def _write_archive(made: Sequence[Unit], model: Node, path: Path) -> None:
                 shutil.copyfileobj(source, member, 1 << 20)
 
 
-def _arrays(unit: Unit) -> Iterator[tuple[CellAt | None, list[tuple[str, Array]]]]:
+def _arrays(unit: Unit) -> Iterator[tuple[CellAt | None, list[tuple[str, Later]]]]:
     """The arrays of each cell of a unit by their variables' names, in the order of the variables."""
     for level, layer in zip(levels(unit.node, "keras"), unit.layers, strict=True):
-        packed = LAYOUTS[layer.spec.cell].pack(layer.weights, layer.spec)
+        packed = LAYOUTS[layer.spec.cell].later(layer.weights, layer.spec)
         if level.spec is not None:
-            yield None, [(key.replace(".", "_"), xp.host(array)) for key, array in packed.items()]
+            yield None, [(key.replace(".", "_"), array) for key, array in packed.items()]
         for direction, cell in level.cells.items():
             own = {key.partition(".")[2]: key for key in packed if key.startswith(f"{direction}.")}
-            yield cell, [(name, xp.host(packed[key])) for name, key in own.items()]
+            yield cell, [(name, packed[key]) for name, key in own.items()]
 
 
 def _write_groups(made: Sequence[Unit], model: Node, file: h5py.File) -> None:
@@ -83,8 +83,9 @@ def _write_groups(made: Sequence[Unit], model: Node, file: h5py.File) -> None:
             words = (groups[unit.label], cell.group if cell else "", "vars")
             group = file.require_group("/".join(word for word in words if word))
             for n, (_, array) in enumerate(arrays):
-                stored = group.create_dataset(str(n), data=array)
-                if array.dtype.name == "bfloat16":
+                stored = group.create_dataset(str(n), data=array.make())
+                mapped.forget()
+                if array.dtype == "bfloat16":
                     stored.attrs["dtype"] = "bfloat16"
 
 
@@ -125,7 +126,8 @@ def _write_legacy_layer(group: h5py.Group, inside: Sequence[Unit]) -> None:
         for cell, arrays in _arrays(unit):
             for name, array in arrays:
                 full = "/".join((*unit.label.split("."), *_words(unit.node, cell), name))
-                group.create_dataset(full, data=array)
+                group.create_dataset(full, data=array.make())
+                mapped.forget()
                 named.append((_frozen(unit.node, cell), full))
     group.attrs["weight_names"] = _names([name for _, name in sorted(named, key=lambda each: each[0])])
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from lstmbridge.contract import Reading, ReadOptions, WriteOptions
 from lstmbridge.fit import Fitted
+from lstmbridge.frameworks.onnx.patch import put
 from lstmbridge.frameworks.onnx.reader import read_model
 from lstmbridge.frameworks.onnx.wire import parse, splice
 from lstmbridge.frameworks.onnx.writer import Draft, draft
+from lstmbridge.layer import Layer
+from lstmbridge.mapped import forget
 
-__all__ = ["read", "write"]
+__all__ = ["patch", "read", "write"]
 
 #: Protobuf's limit for one file; a larger model has its weights in a file of their own.
 LIMIT = (1 << 31) - (1 << 20)
@@ -24,6 +25,11 @@ _PAGE = 4096
 def read(path: Path, options: ReadOptions) -> Reading:
     """The recurrent layers of an ``.onnx`` file; of its large tensors only theirs are read."""
     return read_model(parse(path), path, options)
+
+
+def patch(existing: Path, layers: Sequence[Layer], path: Path, options: ReadOptions) -> tuple[str, ...]:
+    """The model `existing` at `path`, with the weights of `layers`: `lstmbridge.frameworks.onnx.patch`."""
+    return put(existing, layers, path)
 
 
 def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:
@@ -46,7 +52,8 @@ def _write_external(made: Draft, path: Path) -> None:
             for key, value in (("location", data.name), ("offset", offset), ("length", size)):
                 tensor.external_data.add(key=key, value=str(value))
             out.seek(offset)
-            out.write(array.reshape(-1).view(np.uint8).data)
+            out.write(array.content().data)
+            forget()
             offset += size
     made.model.graph.initializer.extend(tensor for tensor, _ in made.tensors)
     path.write_bytes(made.model.SerializeToString(deterministic=True))

@@ -18,7 +18,7 @@ from lstmbridge.fit import FEATURES, Holds
 from lstmbridge.notation import Layout
 from lstmbridge.spec import ACTIVATIONS, CELLS, MERGES, ROLES, Activation, Spec
 
-__all__ = ["HOLDS", "INPUTS", "LAYOUTS", "NOT_KEPT", "attributes_of", "kept_attributes", "spec_of"]
+__all__ = ["HOLDS", "INPUTS", "LAYOUTS", "NOT_KEPT", "attributes_of", "decimal", "kept_attributes", "spec_of"]
 
 _LINES = (
     ("W", "kernel : d (g h) i"),
@@ -123,7 +123,7 @@ def spec_of(cell: str, attributes: Attributes, shapes: Mapping[str, Sequence[int
         reverse_activations=reverse,
         reset_after=cell != "gru" or bool(attributes.get("linear_before_reset", 0)),
         coupled=bool(attributes.get("input_forget", 0)),
-        clip=None if clip is None else _decimal(clip),
+        clip=None if clip is None else decimal(clip),
         merge="none" if len(directions) == 2 else "concat",
     )
 
@@ -235,12 +235,12 @@ def _activation(name: str, waiting: Mapping[str, Iterator[float]]) -> Activation
                 "onnxruntime takes 0 for it, other runtimes do not",
                 f"state it: add it to activation_{constant}",
             )
-        constants.append(None if value is None else _decimal(value))
+        constants.append(None if value is None else decimal(value))
     found = Activation(ours, *constants)
     return Activation("linear") if found == _LINEAR else found
 
 
-def _decimal(value: float) -> float:
+def decimal(value: float) -> float:
     """The number that was meant by a float32: 0.2 for 0.20000000298."""
     single = np.float32(value)
     for fraction in _FRACTIONS:

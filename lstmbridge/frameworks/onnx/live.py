@@ -74,7 +74,7 @@ def build(targets: Sequence[Fitted], options: WriteOptions) -> onnx.ModelProto:
     """A complete ModelProto that runs `targets`; it owns its weights."""
     made = draft(targets, options)
     for (tensor, _), array in zip(made.tensors, made.arrays(), strict=True):
-        fill(tensor, array)
+        fill(tensor, array.make())
         made.model.graph.initializer.append(tensor)
     return made.model
 
@@ -100,6 +100,9 @@ def assign(obj: Any, layers: Sequence[Layer]) -> None:
     constants = Constants(None, scopes)
     changes: list[tuple[Found, str, Numbers]] = []
     for layer in layers:
+        if "recovered" in layer.metadata:
+            raise Unsupported(f"onnx {layer.label!r} was recovered from steps: its weights stand in several places",
+                              "convert it to a model with a node of its own, and change that")  # fmt: skip
         found = _node(nodes, layer)
         now = arrays_of(found, constants)
         packed = LAYOUTS[layer.spec.cell].pack(layer.weights, layer.spec)
@@ -123,13 +126,20 @@ def run(
 
     float64, which onnxruntime does not run, goes to onnx's reference evaluator where that is faithful: it ignores
     lengths, clip, input_forget and activations. Errors: Unsupported for those, for bfloat16, and for an empty sequence
-    with an initial state, of which onnxruntime gives zeros instead; MissingFramework without onnxruntime.
+    with an initial state, of which onnxruntime gives zeros instead; MissingFramework without onnxruntime, and for a
+    layer that was recovered from steps, which is no node that could be run.
     """
     if lengths is not None and 0 in lengths and (h0 is not None or c0 is not None):
         raise Unsupported(
             "onnxruntime gives zeros for the last state of an empty sequence, and not its initial state",
             "leave empty sequences out of the batch, or begin with zero states",
         )
+    for layer in layers:
+        if "recovered" in layer.metadata:
+            raise MissingFramework(
+                f"onnx {layer.label!r} was recovered from steps, which nothing runs apart from the model around them",
+                "it was proved when it was read; to run it alone, convert it to a model with a node of its own",
+            )
     nodes, scopes = recurrent_nodes(_model(obj))
     constants = Constants(None, scopes)
     y, h, c = x, [], []

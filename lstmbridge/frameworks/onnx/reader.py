@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lstmbridge.contract import Reading, ReadOptions
-from lstmbridge.errors import BridgeError, LayoutError, Unsupported
+from lstmbridge.errors import BridgeError, LayoutError, NothingRecurrent, Unsupported
 from lstmbridge.frameworks.onnx.constants import Constants, NotConstant
 from lstmbridge.frameworks.onnx.graph import Found, Proto, Scope, recurrent_nodes
+from lstmbridge.frameworks.onnx.joining import Recovered, path_for
 from lstmbridge.frameworks.onnx.layout import INPUTS, LAYOUTS, spec_of
+from lstmbridge.frameworks.onnx.proving import BOUND
+from lstmbridge.frameworks.onnx.recover import Recovery, recover
 from lstmbridge.frameworks.onnx.tensors import CODES, Numbers
 from lstmbridge.frameworks.onnx.tracing import End, batch_first, ends, feeds, merge_of
 from lstmbridge.layer import Layer
@@ -51,20 +54,29 @@ def read_model(model: Proto, file: Path | None, options: ReadOptions) -> Reading
     Unsupported for one that is quantised. A layer outside `options.only` is not read.
     """
     nodes, scopes = recurrent_nodes(model)
-    if not nodes:
-        raise _none_found(model, file, scopes)
     constants = Constants(file, scopes)
-    chosen = [each for each in nodes if _wanted(each.path, options.only)] or nodes
+    recovery = recover(scopes, file, constants.stored)
+    if not nodes and not recovery.layers:
+        raise _none_found(model, file, scopes, recovery)
+    paths = _paths(recovery, nodes)
+    chosen = [each for each in nodes if _wanted(each.path, options.only)]
+    wanted = [each for each in recovery.layers if _wanted(paths[each], options.only)]
+    if not chosen and not wanted:  # a path of nobody: what there is will be named
+        chosen, wanted = nodes, list(recovery.layers)
     parts = [_part(each, model, constants) for each in chosen]
     _connect(parts)
     _orient(parts, options)
-    layers = tuple(
+    layers = [
         Layer(spec=part.spec, weights=part.weights, path=part.found.path, after=part.after, metadata=part.metadata)
         for part in parts
-    )
+    ]
     notes = [f"{part.found.path}: {note}" for part in parts for note in part.notes]
+    for each in wanted:
+        constants.used |= {(scope, name) for scope, name in each.sources if scope is not None}
+        layers.append(_recovered(each, paths, model, scopes, options))
+        notes += [f"{paths[each]}: {note}" for note in (layers[-1].metadata["recovered"], *each.notes)]
     left_alone = dict.fromkeys(_left_alone(scopes, constants))
-    return Reading(layers, tuple(left_alone), tuple(notes))
+    return Reading(tuple(layers), tuple(left_alone), (*notes, *recovery.refusals))
 
 
 def who(found: Found) -> str:
@@ -97,16 +109,44 @@ def _not_constant(found: Found, key: str, name: str, why: str) -> BridgeError:
     return kind(f"{who(found)}, input {key}: {name!r} is not constant", f"found: {why}", expected)
 
 
-def _none_found(model: Proto, file: Path | None, scopes: Sequence[Scope]) -> BridgeError:
+def _paths(recovery: Recovery, nodes: Sequence[Found]) -> dict[Recovered, str]:
+    """A path for each recovered layer, that neither a node nor another one has."""
+    taken = {each.path for each in nodes}
+    paths: dict[Recovered, str] = {}
+    for each in recovery.layers:
+        paths[each] = path_for(each, taken)
+        taken.add(paths[each])
+    return paths
+
+
+def _recovered(
+    each: Recovered, paths: dict[Recovered, str], model: Proto, scopes: Sequence[Scope], options: ReadOptions
+) -> Layer:
+    """A layer that was recovered, with a word about how."""
+    how = "one step" if each.single else f"{len(each.x)} steps, the state handed from each to the next,"
+    words = (
+        f"recovered from {how} around {each.who}: proved against the equations, node by node in float64 on random "
+        f"inputs and states, to {BOUND:g}; and {each.compared} numbers of the model itself"
+    )
+    batch_first = each.batch_first if options.batch_first is None else options.batch_first
+    config = {"opset": scopes[0].opset, "ir_version": int(model.ir_version), **each.initial}
+    metadata = {
+        "framework": "onnx", "class": "onnx steps", "config": config, "batch_first": batch_first, "recovered": words,
+    }  # fmt: skip
+    return each.layer.replace(path=paths[each], after=paths.get(each.after) if each.after else None, metadata=metadata)
+
+
+def _none_found(model: Proto, file: Path | None, scopes: Sequence[Scope], recovery: Recovery) -> BridgeError:
     counts: dict[str, int] = {}
     for scope in scopes:
         for node in scope.graph.node:
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
     most = sorted(counts, key=lambda name: -counts[name])[:6]
     details = [f"found {', '.join(f'{counts[name]} {name}' for name in most) or 'no node at all'}"]
+    details += [*recovery.refusals, *recovery.guesses][:5]
     if {"Loop", "Scan"} & set(counts) or counts.get("Sigmoid", 0) + counts.get("Tanh", 0) > 1:
-        details.append("a layer that the exporter took apart into steps can no longer be recognised: export it anew")
-    return LayoutError(f"{file or 'onnx model'}: no LSTM, GRU or RNN node", *details)
+        details.append("a layer that the exporter took apart into steps was not recognised: export it anew")
+    return NothingRecurrent(f"{file or 'onnx model'}: no LSTM, GRU or RNN node", *details)
 
 
 def _wanted(path: str, only: Sequence[str]) -> bool:

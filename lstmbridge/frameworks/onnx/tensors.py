@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from lstmbridge.errors import FileError, LayoutError, Unsupported
 from lstmbridge.frameworks.onnx.messages import messages
+from lstmbridge.mapped import LARGE, numbers
 
-__all__ = ["CODES", "SELF", "array_of", "dtype_of", "fill", "header"]
+__all__ = ["CODES", "SELF", "array_of", "dtype_of", "fill", "header", "said_of", "stored_bytes"]
 
 #: The codes of TensorProto.DataType.
 CODES = {
@@ -65,7 +66,7 @@ def dtype_of(tensor: Any) -> np.dtype[Any]:
 
 
 def array_of(tensor: Any, file: Path | None = None) -> Numbers:
-    """The numbers of a TensorProto, in memory of their own; `file` is the model's, for external data.
+    """The numbers of a TensorProto; `file` is the model's, for external data, which is mapped in a large file.
 
     Errors: LayoutError if the shape and the amount of data contradict each other (nothing is allocated for a shape that
     has no data); FileError for external data that is not there or lies outside the model's directory.
@@ -127,14 +128,39 @@ def _typed(tensor: Any, dtype: np.dtype[Any], count: int) -> Numbers:
     """The numbers of the typed list. 16-bit floats stand there as the integers of their bits."""
     values = getattr(tensor, _LISTS.get(dtype.name, "int32_data"))
     _check_size(tensor, len(values), count, "numbers")
-    if dtype.name in ("float16", "bfloat16"):
-        return np.fromiter(values, np.uint16, count).view(dtype)
-    return np.fromiter(values, dtype, count)
+    try:
+        if dtype.name in ("float16", "bfloat16"):
+            return np.fromiter(values, np.uint16, count).view(dtype)
+        return np.fromiter(values, dtype, count)
+    except (OverflowError, ValueError) as error:
+        raise LayoutError(f"onnx tensor {tensor.name!r}: numbers that no {dtype.name} can be", str(error)) from error
+
+
+def said_of(tensor: Any) -> dict[str, str]:
+    """What a tensor says about its external data. Errors: FileError for what is not text."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    if not all(isinstance(text, str) for pair in said.items() for text in pair):
+        raise FileError(f"onnx tensor {tensor.name!r}: where its data is, is not text (UTF-8)", "the file is damaged")
+    return said
+
+
+def stored_bytes(tensor: Any, file: Path | None) -> int:
+    """How many bytes a tensor really takes, here or in the file that it names; none in one that is refused."""
+    if file is None or tensor.data_location != _EXTERNAL:
+        return int(tensor.ByteSize())
+    said = said_of(tensor)
+    try:
+        outside = _beside(tensor, said.get("location", ""), file)
+        size = outside.stat().st_size if outside.is_file() else 0
+    except OSError:
+        return 0
+    length = said.get("length", "")
+    return min(size, int(length)) if length.isdecimal() and len(length) < 20 else size
 
 
 def _external(tensor: Any, model: Path | None, dtype: np.dtype[Any], count: int) -> Numbers:
     """The numbers in the file that the tensor names."""
-    said = {entry.key: entry.value for entry in tensor.external_data}
+    said = said_of(tensor)
     file = _beside(tensor, said.get("location", ""), model)
     try:
         offset = int(said.get("offset") or 0)
@@ -143,13 +169,18 @@ def _external(tensor: Any, model: Path | None, dtype: np.dtype[Any], count: int)
         raise FileError(f"onnx tensor {tensor.name!r}: where its data is, is not a number", str(error)) from error
     _check_size(tensor, length, count * dtype.itemsize, "bytes")
     try:
+        if file.exists() and not file.is_file():
+            raise FileError(f"{file}: the data of {tensor.name!r} is no file", "expected one in the model's directory")
         size = file.stat().st_size
         if offset < 0 or offset + length > size:
             raise FileError(
                 f"{file}: {size} bytes; the data of {tensor.name!r} ends at {offset + length}",
                 "the file was cut short, or belongs to another model",
             )
-        return np.fromfile(file, dtype, count, offset=offset)
+        with file.open("rb") as stream:
+            if size >= LARGE and count:
+                return numbers(stream.fileno(), dtype, count, offset)
+            return np.fromfile(stream, dtype, count, offset=offset)
     except FileError:
         raise
     except OSError as error:
@@ -166,7 +197,11 @@ def _beside(tensor: Any, location: str, model: Path | None) -> Path:
     if location == SELF:
         return model
     directory = model.parent.resolve()
-    file = (directory / location).resolve()
+    try:
+        file = (directory / location).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
+        place = f"{model}: the data of {tensor.name!r} is said to be at {location[:99]!r}"
+        raise FileError(place, str(error)) from error
     if not location or not file.is_relative_to(directory):
         raise FileError(
             f"{model}: the data of {tensor.name!r} is said to be at {location!r}",

@@ -14,20 +14,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from lstmbridge.errors import FileError
 from lstmbridge.frameworks.onnx.messages import messages
-from lstmbridge.frameworks.onnx.tensors import SELF, Numbers
+from lstmbridge.frameworks.onnx.tensors import SELF
+from lstmbridge.mapped import Later, forget
+from lstmbridge.wire import varint
 
-__all__ = ["LARGE", "parse", "splice"]
+__all__ = ["INSIDE", "LARGE", "encoded", "parse", "splice", "tag"]
 
-#: Bytes; what is smaller is parsed as it is.
-LARGE = 1 << 20
+#: Bytes: a smaller file is parsed as it is; so is, in a larger one, what is smaller than `LEFT`.
+LARGE, LEFT = 1 << 20, 1 << 16
 _DEPTH = 100
 
 #: The messages inside a message that can hold tensors, by field number.
-_INSIDE = {
+INSIDE = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor"},
     "function": {7: "node"},
@@ -59,12 +59,12 @@ def parse(file: Path) -> Any:
     raise FileError(f"{file} is not an ONNX model", "expected a ModelProto with a graph; was it renamed, or cut short?")
 
 
-def splice(model: Any, tensors: Iterable[tuple[Any, int]], arrays: Iterable[Numbers], out: BinaryIO) -> None:
+def splice(model: Any, tensors: Iterable[tuple[Any, int]], arrays: Iterable[Later], out: BinaryIO) -> None:
     """Writes `model` with `tensors` as more initializers of its graph; their numbers come from `arrays` one by one.
 
     model    a ModelProto, complete but for these
     tensors  (TensorProto without data, bytes of its data) for each initializer
-    arrays   their numbers in the same order, contiguous; each is asked for only when it is its turn
+    arrays   their numbers in the same order; each is made only when its turn comes
     """
     graph = model.graph.SerializeToString(deterministic=True)
     heads = [_head(tensor, size) for tensor, size in tensors]
@@ -72,13 +72,12 @@ def splice(model: Any, tensors: Iterable[tuple[Any, int]], arrays: Iterable[Numb
     rest.CopyFrom(model)
     rest.ClearField("graph")
     length = len(graph) + sum(len(head) + size for head, size in heads)
-    out.write(rest.SerializeToString(deterministic=True) + _tag(_GRAPH) + _varint(length) + graph)
+    out.write(rest.SerializeToString(deterministic=True) + tag(_GRAPH) + encoded(length) + graph)
     for (head, size), array in zip(heads, arrays, strict=True):
-        data = array.reshape(-1).view(np.uint8)
-        if len(data) != size:
-            raise ValueError(f"{len(data)} bytes where {size} were announced")
         out.write(head)
-        out.write(data.data)
+        if out.write(array.content().data) != size:
+            raise ValueError(f"not the {size} bytes that were announced")
+        forget()
 
 
 def _skim(file: Path) -> bytes:
@@ -96,19 +95,19 @@ def _pieces(data: Buffer, kind: str, start: int, end: int, depth: int) -> Iterat
     at = plain = start
     while at < end:
         field = at
-        tag, at = _read_varint(data, at, end)
-        number, wire = tag >> 3, tag & 7
+        key, at = varint(data, at, end)
+        number, wire = key >> 3, key & 7
         length, body = _length(data, wire, at, end)
         at = body + length
         if at > end:
             raise ValueError(f"a field of {length} bytes where {end - body} are left")
-        if wire != _BYTES or length < LARGE:
+        if wire != _BYTES or length < min(LARGE, LEFT):
             continue
         if kind == "tensor" and number == _RAW_DATA:
             inside = _marks(body, length)
-        elif number in _INSIDE[kind]:
-            inner = b"".join(_pieces(data, _INSIDE[kind][number], body, at, depth + 1))
-            inside = _tag(number) + _varint(len(inner)) + inner
+        elif number in INSIDE[kind]:
+            inner = b"".join(_pieces(data, INSIDE[kind][number], body, at, depth + 1))
+            inside = tag(number) + encoded(len(inner)) + inner
         else:
             continue
         yield data[plain:field]
@@ -120,24 +119,12 @@ def _pieces(data: Buffer, kind: str, start: int, end: int, depth: int) -> Iterat
 def _length(data: Buffer, wire: int, at: int, end: int) -> tuple[int, int]:
     """How many bytes a field's value has, and where they begin."""
     if wire == _BYTES:
-        return _read_varint(data, at, end)
+        return varint(data, at, end)
     if wire == _VARINT:
-        return _read_varint(data, at, end)[1] - at, at
+        return varint(data, at, end)[1] - at, at
     if wire in (_FIXED64, _FIXED32):
         return (8 if wire == _FIXED64 else 4), at
     raise ValueError(f"a field of wire type {wire}, which is none")
-
-
-def _read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= end or shift > 63:
-            raise ValueError("a number that does not end")
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
 
 
 def _marks(offset: int, length: int) -> bytes:
@@ -149,15 +136,17 @@ def _marks(offset: int, length: int) -> bytes:
 
 def _head(tensor: Any, size: int) -> tuple[bytes, int]:
     """What stands before a tensor's numbers in a graph, and how many bytes they are."""
-    said = tensor.SerializeToString(deterministic=True) + _tag(_RAW_DATA) + _varint(size)
-    return _tag(_INITIALIZER) + _varint(len(said) + size) + said, size
+    said = tensor.SerializeToString(deterministic=True) + tag(_RAW_DATA) + encoded(size)
+    return tag(_INITIALIZER) + encoded(len(said) + size) + said, size
 
 
-def _tag(number: int) -> bytes:
-    return _varint(number << 3 | _BYTES)
+def tag(number: int) -> bytes:
+    """What stands before a field of bytes: its number and wire type."""
+    return encoded(number << 3 | _BYTES)
 
 
-def _varint(value: int) -> bytes:
+def encoded(value: int) -> bytes:
+    """A number as a varint."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from lstmbridge import arrays as xp
 from lstmbridge.contract import WriteOptions
 from lstmbridge.errors import LayoutError, SpecError, Unsupported
 from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.onnx.graph import Proto, path_of
 from lstmbridge.frameworks.onnx.layout import INPUTS, LAYOUTS, kept_attributes
 from lstmbridge.frameworks.onnx.messages import messages
-from lstmbridge.frameworks.onnx.tensors import CODES, Numbers, dtype_of, header
+from lstmbridge.frameworks.onnx.tensors import CODES, dtype_of, header
 from lstmbridge.layer import Layer
+from lstmbridge.mapped import Later
 
 __all__ = ["Draft", "draft", "node_proto", "value_info"]
 
@@ -58,13 +58,11 @@ class Draft:
         """How many bytes the weights take."""
         return sum(size for _, size in self.tensors)
 
-    def arrays(self) -> Iterator[Numbers]:
-        """The weights in order, on the host; a layer is packed when its turn comes."""
+    def arrays(self) -> Iterator[Later]:
+        """The weights in order; each is packed when it is asked for."""
         for target in self.targets:
             layer = target.layer
-            packed = LAYOUTS[layer.spec.cell].pack(layer.weights, layer.spec)
-            for key in list(packed):
-                yield np.ascontiguousarray(xp.host(packed.pop(key)))
+            yield from LAYOUTS[layer.spec.cell].later(layer.weights, layer.spec).values()
 
 
 def draft(targets: Sequence[Fitted], options: WriteOptions) -> Draft:

@@ -5,10 +5,16 @@ The cell's `forget_bias` is added at run time and is in no array: say it, ``forg
 
 from __future__ import annotations
 
-from lstmbridge.fit import Holds, only
-from lstmbridge.notation import Layout
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["ASKED", "HOLDS", "LAYOUTS"]
+from lstmbridge.errors import LayoutError
+from lstmbridge.fit import Holds, only
+from lstmbridge.layer import Array
+from lstmbridge.notation import Layout
+from lstmbridge.spec import Spec
+
+__all__ = ["ASKED", "BLOCK_V2", "CUDNN_GRU", "HOLDS", "LAYOUTS", "PADDED", "spec_of"]
 
 LAYOUTS = {
     "lstm": Layout(
@@ -35,8 +41,44 @@ LAYOUTS = {
     ),
 }
 
+#: CudnnCompatibleGRUCell: it resets after the product, and has both biases for n only. No cell stores the last line:
+#: the canonical form has both biases for each gate or for none.
+PADDED = "gates/recurrent_bias"
+CUDNN_GRU = Layout(
+    "r z n",
+    ("gates/kernel", "kernel[r z] + recurrent_kernel[r z] : (i + p) (g h)"),
+    ("gates/bias", "bias[r z] : (g h)"),
+    ("candidate/input_projection/kernel", "kernel[n] : i (g h)"),
+    ("candidate/input_projection/bias", "bias[n] : (g h)"),
+    ("candidate/hidden_projection/kernel", "recurrent_kernel[n] : p (g h)"),
+    ("candidate/hidden_projection/bias", "recurrent_bias[n] : (g h)"),
+    (PADDED, "recurrent_bias[r z] : (g h)"),
+    source="tensorflow/contrib/cudnn_rnn/python/ops/cudnn_rnn_ops.py: CudnnCompatibleGRUCell",
+)
+
+#: The operator BlockLSTMV2 has another gate order than BlockLSTM, and adds no constant.
+BLOCK_V2 = Layout(
+    "i f g o",
+    ("kernel", "kernel + recurrent_kernel : (i + p) (g h)"),
+    ("bias", "bias : (g h)"),
+    ("w_{g}_diag", "peephole[i f o] : h"),
+    source="tensorflow/core/ops/rnn_ops.cc: BlockLSTMV2",
+)
+
 #: The runtime adds it to the forget gate, the default 1.0 or another; a checkpoint does not say which.
 ASKED = {"lstm": {"forget_constant": "say what the cell was made with: forget_constant=1.0 is TensorFlow's default"}}
+
+
+def spec_of(layout: Layout, arrays: Mapping[str, Array], features: Mapping[str, Any], who: str) -> Spec:
+    """The Spec of one direction, of its arrays and what is known beside them. Errors: LayoutError."""
+    projection = arrays.get("projection/kernel")
+    known = {"directions": ("forward",), **features}
+    if projection is not None and len(projection.shape) == 2:
+        known["projection_size"] = int(projection.shape[1])
+    elif known.get("proj_clip") is not None:
+        raise LayoutError(f"{who}: a clip of the projection, and no projection", f"found: {', '.join(arrays)}")
+    return layout.infer(arrays, who=who, **known)
+
 
 _SIGMOID, _ANY = frozenset({"sigmoid"}), frozenset({"tanh", "relu", "linear", "sigmoid"})
 

@@ -1,40 +1,84 @@
-"""State dicts in ``.safetensors``, ``.pt`` and ``.pth`` files; none of them needs torch."""
+"""Files of torch's: state dicts, checkpoints, TorchScript, exported programs, shards; none of them needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from lstmbridge import arrays as xp
 from lstmbridge import tensorfile
 from lstmbridge.contract import Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import FileError
 from lstmbridge.fit import Fitted
-from lstmbridge.frameworks.torch import archive, infer
+from lstmbridge.frameworks.torch import archive, exported, infer, script, sharded
+from lstmbridge.frameworks.torch.checkpoint import State, state_dict, unwrapped
+from lstmbridge.frameworks.torch.effective import effective
+from lstmbridge.frameworks.torch.patch import put
 from lstmbridge.frameworks.torch.plan import plan
+from lstmbridge.frameworks.torch.zips import Zip
+from lstmbridge.layer import Layer
+from lstmbridge.mapped import Later
+from lstmbridge.stored import noting
 
-__all__ = ["read", "write"]
+__all__ = ["patch", "read", "write"]
 
-#: Under which names a checkpoint usually keeps the model's state dict.
-_NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a file holds: its state dict, and the text by which it is ours (`infer.MARK`), if it is."""
+
+    state: State
+    described: str | None = None
 
 
 def read(path: Path, options: ReadOptions) -> Reading:
     """The recurrent layers of a state dict; every other array is left alone.
 
-    The file is mapped, not loaded. Of a ``.pt`` file only tensors and plain data are read, as torch.load does with
-    ``weights_only=True``; its state dict may stand inside a checkpoint. Errors: FileError for a file that is missing,
-    truncated, foreign, or holds anything but tensors; and those of `lstmbridge.frameworks.torch.infer.read`.
+    path  a file of torch.save (a state dict, or a checkpoint that holds one), torch.jit.save or torch.export.save, of
+          any age and suffix; a ``.safetensors`` file; an index of shards, or the directory that holds one
+
+    The file is mapped, not loaded, and nothing in it is run: of a pickle only tensors and plain data are read, and
+    objects of any class become placeholders. Errors: FileError for a file that is missing, truncated, foreign, or holds
+    no state dict; Ambiguous for several; Unsupported for a pickled module or quantised weights; and those of
+    `lstmbridge.frameworks.torch.infer.read`.
     """
+    found = _found(path, options.only)
+    if found.described is not None:
+        return infer.read(found.state.arrays, options, who=path.name, described=found.described)
+    state = found.state
+    arrays, computed = effective(state.arrays, options.only, path.name)
+    reading = infer.read(arrays, options, who=path.name, facts=state.facts)
+    return Reading(reading.layers, (*reading.left_alone, *state.others), (*state.notes, *computed))
+
+
+def _found(path: Path, only: Collection[str]) -> _Found:
+    index = sharded.index_of(path) if path.is_dir() else path if path.name.endswith(sharded.INDEX) else None
+    if index is not None:
+        return _Found(unwrapped(sharded.load(index, only)))
     if path.suffix == ".safetensors":
         arrays, metadata = tensorfile.load(path)
-        return infer.read(arrays, options, who=path.name, described=metadata.get(infer.MARK))
-    tensors, notes = _state_dict(path, archive.load(path))
-    reading = infer.read(tensors, options, who=path.name)
-    return Reading(reading.layers, reading.left_alone, notes)
+        described = metadata.get(infer.MARK)
+        return _Found(State(arrays) if described is not None else unwrapped(State(arrays)), described=described)
+    with archive.guarded(path):
+        if archive.is_legacy(path):
+            return _Found(state_dict(path, archive.load_legacy(path), only))
+        with Zip(path) as zipped:
+            return _in_zip(zipped, only)
+
+
+def _in_zip(zipped: Zip, only: Collection[str]) -> _Found:
+    if "constants.pkl" in zipped:
+        return _Found(unwrapped(script.load(zipped, only)))
+    if exported.is_exported(zipped):
+        return _Found(unwrapped(exported.load(zipped)))
+    return _Found(state_dict(zipped.path, archive.load_zip(zipped), only))
+
+
+def patch(existing: Path, layers: Sequence[Layer], path: Path, options: ReadOptions) -> tuple[str, ...]:
+    """The file `existing` at `path`, with the weights of `layers`: `lstmbridge.frameworks.torch.patch`."""
+    with noting() as noted:
+        found = read(existing, options)
+    put(existing, found, layers, path, noted)
+    return ()
 
 
 def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:
@@ -43,48 +87,13 @@ def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:
     It loads with ``load_state_dict(strict=True)``: into the module itself where the layer has no path, else into what
     has the module at that path. A ``.safetensors`` file also says, as metadata, what a state dict
     does not (`infer.MARK`), so that nothing need be asked when it is read; a ``.pt`` file is a plain dict of tensors.
+    Each tensor is packed when it is written.
     """
     whole = plan(targets, options, named=True)
-    arrays = {unit.key(name): xp.host(array) for unit in whole.units for name, array in unit.arrays().items()}
-    arrays |= {unit.key(infer.SPEC_KEY): infer.stored_spec(unit) for unit in whole.units if unit.kind == "faithful"}
+    arrays = {unit.key(name): array for unit in whole.units for name, array in unit.later().items()}
+    own = [unit for unit in whole.units if unit.kind == "faithful"]
+    arrays |= {unit.key(infer.SPEC_KEY): Later.of(infer.stored_spec(unit)) for unit in own}
     if path.suffix == ".safetensors":
         tensorfile.save(arrays, path, metadata={"format": "pt", infer.MARK: infer.describe(whole)})
     else:
         archive.save(arrays, path)
-
-
-# ---- the state dict in a checkpoint
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, np.ndarray | archive.Opaque)
-
-
-def _is_state(value: Any) -> bool:
-    """Whether this is a dict of tensors by name."""
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(name, str) and _is_tensor(each) for name, each in value.items())
-    )
-
-
-def _state_dict(path: Path, found: Any) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """The state dict in what a file held, and notes on what else there was."""
-    if _is_state(found):
-        return found, ()
-    if not isinstance(found, Mapping):
-        kind = "tensor" if _is_tensor(found) else type(found).__name__
-        raise FileError(f"{path}: holds a {kind}", "expected a dict of tensors by name")
-    if any(_is_tensor(value) for value in found.values()):
-        strange = [f"{name} ({type(value).__name__})" for name, value in found.items() if not _is_tensor(value)]
-        raise FileError(f"{path}: not only tensors in its state dict", f"found: {', '.join(strange[:5])}")
-    nested = [name for name, value in found.items() if _is_state(value)]
-    likely = [name for name in nested if name in _NESTED] or nested
-    if len(likely) != 1:
-        names = ", ".join(map(str, nested or list(found)[:5])) or "nothing"
-        which = "several state dicts" if nested else "no state dict"
-        raise FileError(f"{path}: {which}", f"found: {names}", "expected one: torch.save(module.state_dict(), path)")
-    [chosen] = likely
-    others = ", ".join(str(name) for name in found if name != chosen)
-    return found[chosen], (f"read from the entry {chosen!r}" + (f"; not read: {others}" if others else ""),)

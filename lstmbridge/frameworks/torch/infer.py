@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,26 @@ import numpy.typing as npt
 
 from lstmbridge import arrays as xp
 from lstmbridge.contract import Reading, ReadOptions
-from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, SpecError, unknown
+from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, SpecError, Unsupported, unknown
 from lstmbridge.frameworks.torch.layout import CELL_LAYOUTS, FAITHFUL_CLASS, LAYOUTS
 from lstmbridge.frameworks.torch.plan import Plan, Unit
 from lstmbridge.layer import Array, Layer
 from lstmbridge.notation import Layout
 from lstmbridge.spec import GATES, Spec
 
-__all__ = ["MARK", "SPEC_KEY", "describe", "looks_recurrent", "read", "selected", "stored_spec", "wanted"]
+__all__ = [
+    "MARK",
+    "SPEC_KEY",
+    "Facts",
+    "describe",
+    "is_recurrent",
+    "is_weight",
+    "looks_recurrent",
+    "read",
+    "selected",
+    "stored_spec",
+    "wanted",
+]
 
 #: The metadata entry of our own ``.safetensors`` files, and the array in which our own module keeps its Spec.
 MARK = "lstmbridge.torch"
@@ -35,17 +47,37 @@ _CLASSES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 _NONLINEARITIES = ("tanh", "relu")
 
 Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of a module beside its weights; None where it does not."""
+
+    nonlinearity: str | None = None
+    batch_first: bool | None = None
+
+
 _Found = tuple[Layer, set[str]]
 
 
 def _patterns(layout: Layout) -> Iterator[str]:
     for line in layout.lines:
-        yield re.escape(line.key).replace(r"\{l\}", r"(?P<level>\d+)").replace(r"\{d\}", r"(?P<reverse>_reverse)?")
+        yield (
+            re.escape(line.key).replace(r"\{l\}", r"(?P<level>[0-9]{1,4})").replace(r"\{d\}", r"(?P<reverse>_reverse)?")
+        )
 
 
 _KEYS = [re.compile(text) for layout in (LAYOUTS["lstm"], CELL_LAYOUTS["lstm"]) for text in _patterns(layout)]
 _SUSPECT = re.compile(
     r"(?:weight|bias)_(?:ih|hh|hr)(?:_l\d+|$|_g$|_v$|_orig$|_mask$|\.)|\.[ih]gates\.|_all_weight_values\.\d+\."
+)
+
+#: Names that say how a layer was quantised, and what it is then called.
+_QUANTISED = (
+    (re.compile(r"(.*?)\.?_all_weight_values\.\d+\."), "a dynamically quantised layer (torch.ao.nn.quantized.dynamic)"),
+    (re.compile(r"(.*?)\.?_packed_weight_[ih]h"), "a dynamically quantised cell (torch.ao.nn.quantized.dynamic)"),
+    (re.compile(r"(.*?)\.?layers\.\d+\.layer_[fb]w\.cell\.[ih]gates\."), "a layer made for quantisation (torch.ao.nn)"),
+    (re.compile(r"(.*?)\.?cell\.[ih]gates\."), "a layer made for quantisation (torch.ao.nn)"),
 )
 
 
@@ -74,6 +106,27 @@ def looks_recurrent(names: Collection[str]) -> bool:
     return any("weight_ih" in name for name in found) and any("weight_hh" in name for name in found)
 
 
+def is_weight(own: str) -> bool:
+    """Whether this is the name of a recurrent weight, without the path of its module."""
+    return _key(own) is not None
+
+
+def is_recurrent(name: str, only: Collection[str]) -> bool:
+    """Whether a name in a state dict is a recurrent weight's, or looks like one, of a module that was asked for."""
+    path, _, own = name.rpartition(".")
+    known = _key(own) is not None or _SUSPECT.search(name) is not None or _quantised(name) is not None
+    return known and selected(path, only)
+
+
+def _quantised(name: str) -> tuple[str, str] | None:
+    """The path of a quantised layer, and what it is; None for the name of any other weight."""
+    for pattern, what in _QUANTISED:
+        match = pattern.match(name)
+        if match is not None:
+            return match[1], what
+    return None
+
+
 def selected(path: str, only: Collection[str]) -> bool:
     """Whether a module at `path` is, holds a level that is, or is below, what the reader was asked for."""
     return not only or any(
@@ -89,11 +142,19 @@ def wanted(layer: Layer, only: Collection[str]) -> bool:
 # ---- reading
 
 
-def read(arrays: Arrays, options: ReadOptions, *, who: str, described: str | None = None) -> Reading:
+def read(
+    arrays: Arrays,
+    options: ReadOptions,
+    *,
+    who: str,
+    described: str | None = None,
+    facts: Mapping[str, Facts] | None = None,
+) -> Reading:
     """The recurrent layers among `arrays` (numpy's or torch's; a layer's own become numpy's), the rest left alone.
 
     who        names the file in messages
     described  the text of `MARK`, where the file has it: then nothing is inferred, and the arrays must agree with it
+    facts      by the path of a module, what else the file says of it; this goes before the options
 
     Errors: Ambiguous where only an option can tell; LayoutError for a group of names that looks recurrent and is not
     understood: a missing or extra weight, a wrong or transposed shape, a gap in the levels.
@@ -104,10 +165,17 @@ def read(arrays: Arrays, options: ReadOptions, *, who: str, described: str | Non
         found = _read_described(arrays, described, who)
     else:
         groups = _groups(arrays, options, who)
-        found = [pair for path, keys in groups.items() for pair in _understand(path, keys, arrays, options, who)]
+        told = {path: _with(options, (facts or {}).get(path, Facts())) for path in groups}
+        found = [pair for path, keys in groups.items() for pair in _understand(path, keys, arrays, told[path], who)]
     chosen = [(layer, names) for layer, names in found if wanted(layer, options.only)]
     used = {name for _, names in chosen for name in names}
     return Reading(tuple(layer for layer, _ in chosen), tuple(name for name in arrays if name not in used))
+
+
+def _with(options: ReadOptions, facts: Facts) -> ReadOptions:
+    """The options, where the file itself does not say."""
+    said = {name: value for name, value in vars(facts).items() if value is not None}
+    return replace(options, **said)
 
 
 def _groups(arrays: Iterable[str], options: ReadOptions, who: str) -> dict[str, list[_Key]]:
@@ -118,13 +186,27 @@ def _groups(arrays: Iterable[str], options: ReadOptions, who: str) -> dict[str, 
         key = _key(own)
         if key is not None and selected(path, options.only):
             groups.setdefault(path, []).append(key)
-        elif key is None and _SUSPECT.search(name) and selected(path, options.only):
+        elif key is None and is_recurrent(name, options.only):
+            _refuse_quantised(name, who)
             raise LayoutError(
                 f"{who}: {name} looks like a recurrent weight and is none of torch's",
                 f"expected names such as {_join(path, 'weight_ih_l0')}",
-                "weight norm, pruning and quantisation change the names: remove them, then save the state dict again",
+                "weight norm and pruning keep two arrays for it, and both must be there; anything else that renames a"
+                " weight: remove it, then save the state dict again",
             )
     return groups
+
+
+def _refuse_quantised(name: str, who: str) -> None:
+    """Errors: Unsupported if the name is a quantised layer's."""
+    found = _quantised(name)
+    if found is not None:
+        path, what = found
+        raise Unsupported(
+            f"{who}: {path!r} is {what}",
+            f"found: {name}",
+            "quantised weights are other numbers than those of the float layer: convert a file of that one",
+        )
 
 
 def _join(path: str, name: str) -> str:

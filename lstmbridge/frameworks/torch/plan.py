@@ -12,6 +12,7 @@ from lstmbridge.errors import LayoutError
 from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.torch.layout import CELL_LAYOUTS, LAYOUTS
 from lstmbridge.layer import Array, Layer
+from lstmbridge.mapped import Later
 from lstmbridge.notation import Layout
 
 __all__ = ["Plan", "Unit", "plan"]
@@ -47,6 +48,13 @@ class Unit:
         packed: dict[str, Array] = {}
         for level, layer in enumerate(self.layers):
             packed |= self.layout.pack(layer.weights, layer.spec, level=level)
+        return packed
+
+    def later(self) -> dict[str, Later]:
+        """The same for a file: each is packed, on the host, when it is asked for."""
+        packed: dict[str, Later] = {}
+        for level, layer in enumerate(self.layers):
+            packed |= self.layout.later(layer.weights, layer.spec, level=level)
         return packed
 
     def key(self, name: str) -> str:

@@ -1,0 +1,231 @@
+"""Plain arrays by name, in any layout: one layer from arrays at hand, or every layer of a file that has no format.
+
+A file of plain arrays is an ``.npz`` or ``.safetensors`` file, or a directory of ``.npy`` files, whose paths below it
+are the names. A layer's arrays have the names that the layout says, all behind the layer's path:
+``encoder/kernel``, ``encoder/bias``, or ``encoder.weight_ih_l0``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lstmbridge import npz, registry, tensorfile
+from lstmbridge.contract import Reading, ReadOptions
+from lstmbridge.errors import Ambiguous, FileError, LayoutError, NothingRecurrent, unknown
+from lstmbridge.layer import Array, Layer
+from lstmbridge.notation import Layout
+
+__all__ = ["from_arrays", "read"]
+
+
+def from_arrays(
+    arrays: Mapping[str, Array], layout: str | Layout, *, cell: str = "lstm", path: str = "", **features: Any
+) -> Layer:
+    """One layer from fused arrays in any known layout, on the arrays' own memory.
+
+    arrays    by the names that `layout` has; their shapes give the sizes, the bias form and the directions
+    layout    a framework's name (``keras``, ``torch``, ``onnx``, ``tf1``, ...) or a Layout of your own
+    cell      ``lstm``, ``gru`` or ``rnn``, where `layout` is a name
+    features  fields of the Spec that arrays cannot tell, e.g. ``reset_after=False``, ``forget_constant=1.0``
+
+    Errors: LayoutError that says which array, what shape, what was expected; UnknownName for an unknown layout;
+    Ambiguous for a field that this layout's arrays never tell (TensorFlow 1's forget_constant) and that was not given.
+
+    >>> import numpy as np
+    >>> kernel = np.arange(16 * 44, dtype="float32").reshape(16, 44)  # rows [x; h], gates i j f o
+    >>> layer = from_arrays({"kernel": kernel, "bias": np.ones(44, "float32")}, "tf1", forget_constant=1.0)
+    >>> print(layer.spec)
+    lstm 5 -> 11, single bias, forget constant +1
+    >>> bool((layer["forward.recurrent_kernel.f"] == kernel[5:, 22:33].T).all())
+    True
+    """
+    if isinstance(layout, str):
+        layouts = _layouts(layout)
+        if cell not in layouts:
+            raise unknown("cell", cell, layouts)
+        return _layer(arrays, layouts[cell], layout, path=path, level=0, **features)
+    return _layer(arrays, layout, "", path=path, level=0, **features)
+
+
+def _layouts(name: str) -> Mapping[str, Layout]:
+    return registry.framework(name).layout.LAYOUTS
+
+
+def _layer(arrays: Mapping[str, Array], layout: Layout, name: str, *, path: str, level: int, **features: Any) -> Layer:
+    who = f"{name} {layout.cell}".lstrip() + (f" {path!r}" if path else "")
+    asked = getattr(registry.framework(name).layout, "ASKED", {}).get(layout.cell, {}) if name else {}
+    for field, why in asked.items():
+        if field not in features:
+            raise Ambiguous(f"{who}: {field} is in no array", why)
+    spec = layout.infer(arrays, level=level, who=who, **features)
+    return Layer(spec=spec, weights=layout.unpack(arrays, spec, level=level, who=who), path=path)
+
+
+# ---- a file of them
+
+
+def read(path: Path, options: ReadOptions) -> Reading:
+    """The layers among the plain arrays at `path`, in the layout `options.layout`; other arrays are left alone.
+
+    Errors: FileError for what is no file of arrays; NothingRecurrent if none of them is in this layout; Ambiguous where
+    names and shapes fit several cells, or where an option must say what arrays do not; LayoutError for arrays of a
+    layer that do not fit together; UnknownName for a layout or cell that is none.
+    """
+    name = options.layout or ""
+    layouts = _layouts(name)
+    if options.cell is not None and options.cell not in layouts:
+        raise unknown("cell", options.cell, layouts)
+    tried = {options.cell: layouts[options.cell]} if options.cell is not None else layouts
+    arrays = _arrays(path)
+    layers: list[Layer] = []
+    used: set[str] = set()
+    for place, keys in _groups(arrays, tried).items():
+        if not _wanted(place, options):
+            continue
+        layer = _understood(place, keys, arrays, tried, name, options, path.name)
+        before = layers[-1] if layers and layers[-1].path == layer.path else None
+        layers.append(layer.replace(after=before.label if before else None))
+        used |= {keys[key] for key in keys}
+    if not layers and not options.only:
+        expected = ", ".join(dict.fromkeys(line.key for layout in tried.values() for line in layout.lines))
+        raise NothingRecurrent(
+            f"{path.name}: no arrays in the layout of {name}", f"found {', '.join(list(arrays)[:6]) or 'none'}",
+            f"expected names such as {expected}",
+        )  # fmt: skip
+    return Reading(tuple(layers), tuple(each for each in arrays if each not in used))
+
+
+def _arrays(path: Path) -> Mapping[str, Array]:
+    """The arrays of a file or directory by name. Errors: FileError."""
+    if path.is_dir():
+        return npz.load_directory(path)
+    if path.suffix == ".npz":
+        return npz.load(path)
+    if path.suffix == ".safetensors":
+        return tensorfile.load(path)[0]
+    raise FileError(
+        f"{path.name} is no file of plain arrays", "expected .npz, .safetensors, or a directory of .npy files"
+    )
+
+
+@dataclass(frozen=True, order=True)
+class _Place:
+    """Where one layer's arrays stand: the path before their names, and the level in them."""
+
+    path: str
+    level: int | None
+
+
+def _groups(arrays: Mapping[str, Array], layouts: Mapping[str, Layout]) -> dict[_Place, dict[str, str]]:
+    """For each place the full names of its arrays, by the layout's own names."""
+    groups: dict[_Place, dict[str, str]] = {}
+    for name in arrays:
+        for layout in layouts.values():
+            found = _matched(name, layout)
+            if found is not None:
+                place, key = found
+                groups.setdefault(place, {})[key] = name
+                break
+    levels = {place.path: [each.level for each in groups if each.path == place.path] for place in groups}
+    return {
+        _Place(place.path, place.level if len(levels[place.path]) > 1 else None): keys
+        for place, keys in sorted(groups.items(), key=lambda each: list(groups).index(each[0]))
+    }
+
+
+def _matched(name: str, layout: Layout) -> tuple[_Place, str] | None:
+    for pattern, forward in _patterns(layout):
+        match = pattern.fullmatch(name)
+        if match is not None:
+            told = match.groupdict()
+            path = (told["path"] or "").rstrip("./").replace("/", ".")
+            level = told.get("level")
+            return _Place(path, None if level is None else int(level)), forward + told["key"]
+    return None
+
+
+@cache
+def _patterns(layout: Layout) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """For each line a pattern of full names, and what is put before the name that it finds.
+
+    Where a line's name begins with the direction and a dot, the name without them means the forward direction.
+    """
+    found: list[tuple[re.Pattern[str], str]] = []
+    for line in layout.lines:
+        found.append((_pattern(line.key, layout), ""))
+        if line.key.startswith("{d}."):
+            found.append((_pattern(line.key.removeprefix("{d}."), layout), f"{layout.directions['forward']}."))
+    return tuple(found)
+
+
+def _pattern(key: str, layout: Layout) -> re.Pattern[str]:
+    directions = "|".join(re.escape(each) for each in sorted(layout.directions.values(), key=len, reverse=True))
+    gates = "|".join(re.escape(layout.gate_names.get(gate, gate)) for gate in layout.gates)
+    text = re.escape(key).replace(r"\{d\}", f"(?:{directions})").replace(r"\{g\}", f"(?:{gates})")
+    text = text.replace(r"\{l\}", "(?P<level>[0-9]+)")
+    return re.compile(rf"(?P<path>.*[./])?(?P<key>{text})")
+
+
+def _wanted(place: _Place, options: ReadOptions) -> bool:
+    label = place.path if place.level is None else f"{place.path}.l{place.level}".lstrip(".")
+    return not options.only or any(
+        each in (label, place.path) or place.path.startswith(f"{each}.") for each in options.only
+    )
+
+
+def _understood(
+    place: _Place,
+    keys: Mapping[str, str],
+    arrays: Mapping[str, Array],
+    layouts: Mapping[str, Layout],
+    name: str,
+    options: ReadOptions,
+    file: str,
+) -> Layer:
+    """The one layer that these arrays are. Errors: LayoutError, Ambiguous."""
+    level = place.level if place.level is not None else _level(keys, layouts)
+    own = {key: arrays[full] for key, full in keys.items()}
+    fits: dict[str, Layer] = {}
+    misfits: list[LayoutError] = []
+    for cell, layout in layouts.items():
+        try:
+            fits[cell] = _layer(own, layout, name, path=place.path, level=level, **_features(cell, options))
+        except LayoutError as error:
+            misfits.append(error)
+    if len(fits) > 1:
+        raise Ambiguous(f"{file}: {place.path!r} may be {' or '.join(fits)}", "say which: cell= (--cell)")
+    if not fits:
+        raise LayoutError(f"{file}: {misfits[0].headline}", *misfits[0].details)
+    [(cell, layer)] = fits.items()
+    if cell == "rnn" and options.nonlinearity is None:
+        raise Ambiguous(
+            f"{file}: {place.path!r} is a vanilla RNN: tanh or relu?", "say it: nonlinearity= (--nonlinearity)"
+        )
+    oriented = {} if options.batch_first is None else {"batch_first": options.batch_first}
+    return layer.replace(level=place.level, metadata={"framework": name, "class": f"{name} arrays", **oriented})
+
+
+def _level(keys: Mapping[str, str], layouts: Mapping[str, Layout]) -> int:
+    """The level in the names of a module that has one level only, whatever its number."""
+    for key in keys:
+        for layout in layouts.values():
+            found = _matched(key, layout)
+            if found is not None and found[0].level is not None:
+                return found[0].level
+    return 0
+
+
+def _features(cell: str, options: ReadOptions) -> dict[str, Any]:
+    features: dict[str, Any] = {}
+    if cell == "rnn" and options.nonlinearity is not None:
+        features["activations"] = (options.nonlinearity,)
+    if cell == "lstm" and options.forget_constant is not None:
+        features["forget_constant"] = options.forget_constant
+    if cell == "gru" and options.reset_after is not None:
+        features["reset_after"] = options.reset_after
+    return features

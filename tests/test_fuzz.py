@@ -1,0 +1,123 @@
+"""Damaged files of every format: an error of ours or a right reading; no crash, no hang, no endless allocation."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import itertools
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[1]
+
+#: What reading may take beside four times the file: caches, imports, and the fixed cost of each format's library.
+BESIDE = 48 << 20
+
+
+def _seeds_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fuzz_seeds", ROOT / "fuzz" / "seeds.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules.setdefault("fuzz_seeds", importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
+    return module
+
+
+SEEDS = _seeds_module()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+    """The bytes of whole files of every format."""
+    return {name: SEEDS.seeds(name, tmp_path_factory.mktemp(name)) for name in SEEDS.FORMATS}
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """A reader that does not come back ends the run, with the place where it is."""
+    faulthandler.dump_traceback_later(300, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+#: One change to a file: what is done, where (as a part of its length), with what.
+CHANGE = st.tuples(
+    st.sampled_from(["flip", "byte", "cut", "drop", "double", "zero", "ones", "number", "insert", "swap"]),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 2**31 - 1),
+)
+
+
+def changed(data: bytes, changes: list[tuple[str, float, int]]) -> bytes:
+    """The file with those changes, one after another."""
+    found = bytearray(data)
+    for what, place, number in changes:
+        at = int(place * len(found))
+        size = 1 + number % 64
+        if not found:
+            break
+        if what == "flip":
+            found[at] ^= 1 << number % 8
+        elif what == "byte":
+            found[at] = number % 256
+        elif what == "cut":
+            del found[at:]
+        elif what == "drop":
+            del found[at : at + size]
+        elif what == "double":
+            found[at:at] = found[at : at + size]
+        elif what in ("zero", "ones"):
+            found[at : at + size] = (b"\0" if what == "zero" else b"\xff") * len(found[at : at + size])
+        elif what == "number":
+            found[at : at + 8] = number.to_bytes(8, "little", signed=False)
+        elif what == "insert":
+            found[at:at] = number.to_bytes(4, "big") * (1 + number % 8)
+        elif what == "swap":
+            found = found[at:] + found[:at]
+    return bytes(found)
+
+
+@pytest.mark.parametrize("name", SEEDS.FORMATS)
+def test_a_changed_file_is_read_rightly_or_refused(
+    name: str, whole: dict[str, list[bytes]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("changed")
+    numbers = itertools.count()
+    outcomes: list[bool] = []
+
+    @settings(
+        max_examples=300,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(seed=st.sampled_from(whole[name]), changes=st.lists(CHANGE, min_size=1, max_size=5))
+    def attempt(seed: bytes, changes: list[tuple[str, float, int]]) -> None:
+        path = folder / f"{next(numbers)}{SEEDS.FORMATS[name][0]}"
+        path.write_bytes(changed(seed, changes))
+        tracemalloc.start()
+        outcomes.append(SEEDS.attempt(path))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= 4 * path.stat().st_size + BESIDE
+        path.unlink()
+
+    attempt()
+    assert not all(outcomes), "no change was ever noticed"
+
+
+@pytest.mark.parametrize("name", SEEDS.FORMATS)
+def test_the_whole_files_are_read(name: str, whole: dict[str, list[bytes]], tmp_path: Path) -> None:
+    for number, data in enumerate(whole[name]):
+        path = tmp_path / f"{number}{SEEDS.FORMATS[name][0]}"
+        path.write_bytes(data)
+        assert SEEDS.attempt(path)
