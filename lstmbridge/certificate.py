@@ -10,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +37,7 @@ __all__ = ["SUFFIX", "Verification", "beside", "certify", "digest_of_file", "lay
 FORMAT = 1
 SUFFIX = ".certificate.json"
 _BLOCK = 1 << 20
+_OURS = {"lstmbridge", "builtins"}
 
 
 def beside(output: str | os.PathLike[str]) -> Path:
@@ -109,6 +113,8 @@ def certify(
         "source": {"name": source, "framework": frameworks[0], "files": dict(source_files)},
         "target": {"framework": frameworks[1], "files": _digests(output, final)},
         "options": dict(options),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": _environment(),
         "layers": [
             {
                 "label": report.label,
@@ -127,6 +133,14 @@ def certify(
         "notes": list(done.notes),
         "check": [each.as_json() for each in agreements],
     }
+
+
+def _environment() -> dict[str, str]:
+    """The versions of Python, numpy, and the frameworks that were loaded: those that a check was run by."""
+    roots = {root.partition(".")[0] for name in registry.names() for root in registry.framework(name).roots}
+    loaded = sorted((roots | {"numpy", "tensorflow", "jax", "onnxruntime"}) & set(sys.modules))
+    versions = {name: str(getattr(sys.modules[name], "__version__", "?")) for name in loaded if name not in _OURS}
+    return {"python": platform.python_version(), **versions}
 
 
 def _digests(output: Path, name: str) -> dict[str, str]:

@@ -134,9 +134,12 @@ class Agreement:
     def demand(self) -> Agreement:
         """Itself. Errors: Disagreement that says who, how many, where, how much, how much was allowed."""
         if not self.agrees:
-            bad = [row for row in self.rows if not row.agrees]
-            raise Disagreement(f"{self.a} and {self.b} disagree", *(_explain(row, self) for row in bad))
+            raise Disagreement(f"{self.a} and {self.b} disagree", *self.lines())
         return self
+
+    def lines(self) -> list[str]:
+        """For each row that does not agree, who, how many, where and by how much."""
+        return [_explain(row, self) for row in self.rows if not row.agrees]
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -344,7 +347,7 @@ class _Side:
             framework = registry.of_object(source)
             reading = framework.live.read(source, ReadOptions(**options))
             return cls(framework.name, source, _only(reading, layers), framework.live, ())
-        reading = _only(read_all(source, **options), layers)
+        reading = _only(read_all(source, **{"only": tuple(layers), **options}), layers)
         if options.get("layout") is not None:
             note = f"{source} was run by the reference: plain arrays in the layout of {options['layout']}"
             return cls("arrays", None, reading, None, (*reading.notes, note))
@@ -504,7 +507,7 @@ def _pairable(a: Sequence[Layer], b: Sequence[Layer]) -> None:
         raise LayoutError(
             f"{len(a)} layers against {len(b)}",
             f"found {', '.join(each.label for each in a)}; and {', '.join(each.label for each in b)}",
-            "pick the ones to compare with layers= (--layer)",
+            "pick the ones to compare with layers= (--layer), or name them in pairs: pairs= (check --pair A=B)",
         )
     if not a:
         raise LayoutError("no recurrent layer to compare", "expected at least one on each side")

@@ -18,8 +18,10 @@ from lstmbridge.errors import SpecError, Unsupported, unknown
 from lstmbridge.layer import Array, Layer
 from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Spec
 
-__all__ = ["DROPS", "FEATURES", "Fitted", "Holds", "Refusal", "any_activation", "fit", "only", "refusals"]
+__all__ = ["DROPS", "FEATURES", "GIVEN_UP", "Fitted", "Holds", "Refusal", "any_activation", "fit", "only", "refusals"]
 
+#: What a note begins with that says of a feature that the outputs change.
+GIVEN_UP = "given up by name"
 EXACT, REPARAMETERISED, LOSSY = "exact", "reparameterised", "lossy"
 
 _CONSTANT = "forget constant"  # none of `FEATURES`: where it is not held it is folded into a bias
@@ -202,7 +204,7 @@ def fit(layer: Layer, holds: Holds, *, allow: Collection[str] = (), module: str 
     allowed = _known(allow)
     given_up = [refusal for refusal in refusals(layer.spec, holds) if refusal.drop in allowed]
     fitted = _give_up(layer, given_up)
-    notes = [f"given up by name: {refusal.text} ({refusal.drop}); outputs change" for refusal in given_up]
+    notes = [f"{GIVEN_UP}: {refusal.text} ({refusal.drop}); outputs change" for refusal in given_up]
     left = refusals(fitted.spec, holds)
     if left:
         raise _refused(layer, holds, left, other)

@@ -84,9 +84,9 @@ def read(path: Path, options: ReadOptions) -> Reading:
     arrays = _arrays(path)
     layers: list[Layer] = []
     used: set[str] = set()
-    for place, keys in _groups(arrays, tried).items():
-        if not _wanted(place, options):
-            continue
+    groups = {place: keys for place, keys in _groups(arrays, tried).items() if _wanted(place, options)}
+    groups, passed = _telling(groups, tried, options, path.name)
+    for place, keys in groups.items():
         layer = _understood(place, keys, arrays, tried, name, options, path.name)
         before = layers[-1] if layers and layers[-1].path == layer.path else None
         layers.append(layer.replace(after=before.label if before else None))
@@ -97,7 +97,32 @@ def read(path: Path, options: ReadOptions) -> Reading:
             f"{path.name}: no arrays in the layout of {name}", f"found {', '.join(list(arrays)[:6]) or 'none'}",
             f"expected names such as {expected}",
         )  # fmt: skip
-    return Reading(tuple(layers), tuple(each for each in arrays if each not in used))
+    left_alone = tuple(each for each in arrays if each not in used)
+    note = f"passed over, since a dense layer has such arrays, too: {', '.join(passed)}; layers= (--layer) takes them"
+    return Reading(tuple(layers), left_alone, (note,) if passed else ())
+
+
+#: Words in a path that tell a recurrent layer from a dense one.
+_TELLING = re.compile(r"lstm|gru|rnn|recurrent|cell", re.IGNORECASE)
+
+
+def _telling(
+    groups: Mapping[_Place, dict[str, str]], layouts: Mapping[str, Layout], options: ReadOptions, file: str
+) -> tuple[dict[_Place, dict[str, str]], list[str]]:
+    """The groups that are recurrent layers, and the paths of those that may as well be dense ones.
+
+    Where input and state share a kernel (TensorFlow 1), a dense layer of the right width looks just the same: only a
+    name that tells, or being asked for, makes it a recurrent layer. Errors: Ambiguous if nothing tells.
+    """
+    alike = [line.key for layout in layouts.values() for line in layout.lines if len(line.parts) > 1 and line.joined]
+    doubtful = [
+        place for place, keys in groups.items()
+        if place.path and not options.only and not _TELLING.search(place.path) and set(keys) & {"kernel"} & set(alike)
+    ]  # fmt: skip
+    if doubtful and len(doubtful) == len(groups):
+        names = ", ".join(place.path for place in doubtful)
+        raise Ambiguous(f"{file}: recurrent or dense? {names}", "arrays do not tell: say which: layers= (--layer)")
+    return {place: groups[place] for place in groups if place not in doubtful}, [place.path for place in doubtful]
 
 
 def _arrays(path: Path) -> Mapping[str, Array]:

@@ -68,6 +68,11 @@ class _Line:
     axes: tuple[_Axis, ...]
 
     @property
+    def joined(self) -> bool:
+        """Whether parts stand one after another on one axis."""
+        return any(axis.joined for axis in self.axes)
+
+    @property
     def pattern(self) -> str:
         """The axes as written."""
         return " ".join(str(axis) for axis in self.axes)

@@ -184,10 +184,12 @@ def migrate(
     one place there; and those of `read`.
     """
     reading_options, writing_options = _split_options(options)
+    layers, allow = ((each,) if isinstance(each, str) else each for each in (layers, allow))
     target = _target(to, path) if into is None else _same_format(Path(into), to, path)
     step = progress or _silent
     step("reading", 0, 3)
     reading = read_all(source, **{"only": tuple(layers), **reading_options})
+    _check_not_itself(source, path, reading)
     chosen = as_read = select(reading.layers, layers)
     if remainder is not None:
         chosen = remainder.back(chosen)
@@ -551,6 +553,18 @@ def _put_into(
     left = existing.left(pairs.values())
     untouched = [f"left as they are in {existing.path.name}: {', '.join(left)}"] if left else []
     return destination, (*notes, *more, *untouched)
+
+
+def _check_not_itself(source: Source, path: str | Path | None, reading: Reading) -> None:
+    """Errors: FileError if the target would take the place of a source that has more than recurrent layers in it."""
+    if path is None or not isinstance(source, str | os.PathLike) or not Path(path).exists():
+        return
+    more = reading.left_alone or any("config" in layer.metadata for layer in reading.layers)  # of a whole model
+    if more and Path(source).exists() and os.path.samefile(source, path):
+        raise FileError(
+            f"{path} is the source itself: all but its recurrent layers would be lost",
+            "write another file; or put the layers into a copy of a whole model: into= (--into)",
+        )
 
 
 def _check_apart(source: Source, path: str | Path | None, into: str | Path | None,

@@ -65,6 +65,28 @@ def test_convert_does_not_overwrite(model: Path) -> None:
     assert "exists already" in found.output
 
 
+def test_a_model_is_not_replaced_by_its_own_layers(tmp_path: Path) -> None:
+    """Its other weights and its config would be lost."""
+    model = tmp_path / "model.keras"
+    convert((layer(path="a"), layer("gru", path="b", bias="dual", seed=1)), path=model)
+    before = model.read_bytes()
+    link = tmp_path / "link.keras"
+    link.symlink_to(model)
+    for source in (model, link):
+        found = call("convert", source, model, "--force")
+        assert found.exit_code == 1
+        assert "is the source itself" in found.output
+        assert "--into" in found.output
+    assert model.read_bytes() == before
+
+
+def test_check_of_named_pairs(model: Path, tmp_path: Path) -> None:
+    layers = (layer(path="x", seed=5), read(model)[1].replace(path="y", after=None))
+    other = convert(layers, path=tmp_path / "other.npz")
+    assert call("check", model, other, "--pair", "decoder=y").exit_code == 0
+    assert call("check", model, other, "--pair", "decoder").exit_code == 2
+
+
 def test_refused_is_exit_code_1_and_nothing_is_written(tmp_path: Path) -> None:
     source = convert(layer(path="enc", peepholes=True), path=tmp_path / "p.npz")
     target = tmp_path / "p.safetensors"
@@ -85,7 +107,8 @@ def test_a_disagreement_is_exit_code_1_and_nothing_is_written(tmp_path: Path) ->
     target = tmp_path / "p.safetensors"
     found = call("convert", source, target, "--allow", "drop peepholes", "--check")
     assert found.exit_code == 1
-    assert "disagree" in found.output
+    assert "what --allow gives up changes the outputs" in found.output
+    assert "torch is the odd one out" in found.output
     assert not target.exists()
 
 

@@ -216,6 +216,71 @@ def test_a_check_that_disagrees_leaves_no_output(tmp_path: Path, inline: None, m
     assert not list((tmp_path / "new").rglob("*.safetensors*"))
 
 
+def test_what_was_given_up_by_name_is_not_checked_and_the_rest_is(tmp_path: Path, inline: None) -> None:
+    (tmp_path / "old").mkdir()
+    write([layer(path="a", peepholes=True), layer("gru", path="b", bias="dual")], path=tmp_path / "old" / "a.npz")
+    [record] = run(job(tmp_path, allow="drop peepholes", check=True)).records
+    assert record.verdict == "lossy"
+    assert record.agreement is not None
+    assert {row["layer"] for row in record.agreement["rows"]} == {"b"}
+    assert any("not checked, since what was given up by name changes the outputs: a" in note for note in record.notes)
+
+
+def test_a_lost_or_damaged_certificate_is_made_again(tmp_path: Path, inline: None) -> None:
+    models(tmp_path / "old", 3)
+    run(job(tmp_path))
+    first, second, _ = sorted((tmp_path / "new").rglob("*.certificate.json"))
+    first.unlink()
+    second.write_text("{")
+    assert run(job(tmp_path), resume=True).counts == {"done": 2, "skipped": 1}
+    assert call("verify", tmp_path / "new").exit_code == 0
+
+
+def test_verify_notices_outputs_without_a_certificate_and_those_that_are_gone(tmp_path: Path, inline: None) -> None:
+    models(tmp_path / "old", 4)
+    run(job(tmp_path))
+    first, second, third, _ = sorted((tmp_path / "new").rglob("*.safetensors"))
+    beside(first).unlink()
+    beside(second).write_text("{")
+    third.unlink()
+    beside(third).unlink()
+    found = call("verify", tmp_path / "new")
+    assert found.exit_code == 1
+    assert "1 of 4 as certified" in found.output
+    assert found.output.count("no such certificate") == 2
+    assert "not a certificate of lstmbridge" in found.output
+    assert call("verify", f"{beside(sorted((tmp_path / 'new').rglob('*.safetensors'))[-1])}").exit_code == 0
+
+
+def test_a_job_without_any_file_is_an_error_and_makes_nothing(tmp_path: Path) -> None:
+    models(tmp_path / "old", 1)
+    for include, words in ((("*.keras",), r"\*.keras matches none"), ((), "none of a suffix")):
+        source = tmp_path / ("old" if include else "empty")
+        source.mkdir(exist_ok=True)
+        with pytest.raises(FileError, match=words):
+            run(job(tmp_path, source=str(source), include=include))
+    assert not (tmp_path / "new").exists()
+
+
+def test_destinations_of_jobs_are_no_sources(tmp_path: Path, inline: None) -> None:
+    models(tmp_path / "old", 1)
+    run(job(tmp_path, destination=str(tmp_path / "old" / "first")))
+    found = run(job(tmp_path, to="onnx"))
+    assert [record.source for record in found.records] == ["part00/model0000.h5"]
+    assert found.notes == ("passed over, since a job wrote there: first",)
+
+
+def test_outputs_without_a_source_and_other_options_are_said(tmp_path: Path, inline: None) -> None:
+    names = models(tmp_path / "old", 3)
+    run(job(tmp_path))
+    (tmp_path / "old" / names[0]).unlink()
+    notes = run(job(tmp_path, dtype="float64"), resume=True).notes
+    assert any(
+        "1 outputs of an earlier job belong to no source of this one: part00/model0000" in each for each in notes
+    )
+    assert any("3 files were done with other options" in each for each in notes)
+
+
 def test_a_refused_file_is_tried_again(tmp_path: Path, inline: None) -> None:
     (tmp_path / "old").mkdir()
     write([layer(path="a", peepholes=True)], path=tmp_path / "old" / "a.npz")
@@ -379,6 +444,8 @@ def test_a_source_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_the_source_cannot_be_the_destination(tmp_path: Path) -> None:
     models(tmp_path / "old", 1)
+    with pytest.raises(FileError, match="is a file\n  .*lstmbridge convert"):
+        run(job(tmp_path, source=str(next((tmp_path / "old").rglob("*.h5")))))
     with pytest.raises(FileError, match="the source is the destination"):
         run(job(tmp_path, destination=str(tmp_path / "old")))
 

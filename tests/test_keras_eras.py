@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -27,6 +28,7 @@ from lstmbridge.contract import Reading, ReadOptions
 from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, MissingFramework, Unsupported
 from lstmbridge.frameworks.keras import cudnn as cudnn_arrays
 from lstmbridge.frameworks.keras import files, layout, nodes
+from lstmbridge.frameworks.keras.store import open_store
 from lstmbridge.jobs.job import Job
 from lstmbridge.jobs.places import Place
 from lstmbridge.jobs.plan import plan
@@ -734,6 +736,36 @@ def test_a_superblock_with_driver_information_that_claims_gigabytes(tmp_path: Pa
         damaged_file.write_bytes(block)
         with pytest.raises(FileError, match="driver information, which Keras never has"):
             read(damaged_file)
+
+
+@pytest.mark.parametrize("form", [{}, {"libver": "latest"}, {"track_order": True}, {"userblock_size": 512}])
+def test_a_text_in_an_attribute_that_claims_gigabytes(form: dict[str, Any], tmp_path: Path) -> None:
+    """Another that atheris found: a length of 4 GiB, for which HDF5 1.14.6 takes 4 GiB."""
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w", **form) as file:
+        group = file.create_group("model_weights", track_order=form.get("track_order"))
+        group.attrs["layer_names"] = ["a" * 77, "b" * 78]
+        group.attrs["keras_version"] = "2.2.4"
+    with open_store(path) as store:
+        assert store.names("model_weights", "layer_names") == ["a" * 77, "b" * 78]
+        assert store.attribute("model_weights", "keras_version") == "2.2.4"
+    data = path.read_bytes()
+    heap = struct.pack("<Q", data.find(b"GCOL") - form.get("userblock_size", 0))
+    assert data.count(struct.pack("<I", 78) + heap) == 1
+    path.write_bytes(data.replace(struct.pack("<I", 78) + heap, struct.pack("<I", 2**32 - 1) + heap))
+    newer = "libver" in form or "track_order" in form  # those forms have a checksum, and HDF5 looks at it
+    words = "incorrect metadata checksum" if newer else "attribute 'layer_names' claims 4294967372 bytes of texts"
+    with pytest.raises(FileError, match=words):
+        read(path)
+
+
+def test_attributes_that_are_kept_elsewhere_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        for number in range(40):
+            file.attrs[f"layer_names{number}"] = "x"
+    with pytest.raises(FileError, match="kept as Keras keeps none"):
+        read(path)
 
 
 def test_a_heap_of_texts_that_the_hdf5_library_never_gets_past(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_file_that_takes_the_place_of_its_own_source_is_right(tmp_path: Path, 
     made = layer(path="a", bias="single", **BIG)
     path = file_of(made, tmp_path, form)
     before = read(path)
-    migrate(path, path=path, dtype="float64", force=True)
+    migrate(before, path=path, dtype="float64", force=True)
     [after], [kept] = read(path), before
     assert after.dtype == "float64"
     for name in made:

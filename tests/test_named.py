@@ -151,3 +151,27 @@ def test_the_commands_take_a_layout(tmp_path: Path) -> None:
         assert CliRunner().invoke(main, [*words, *options], catch_exceptions=False).exit_code == 0
     found = CliRunner().invoke(main, ["diff", str(path), str(target), *options], catch_exceptions=False)
     assert "bias.f" in found.output
+
+
+def test_a_dense_layer_is_not_taken_for_a_recurrent_one(tmp_path: Path) -> None:
+    """Where input and state share a kernel, its arrays look the same."""
+    made = layer()
+    arrays = {f"rnn/lstm_cell/{key}": value for key, value in packed("tf1", made).items()}
+    dense = {"fc1/kernel": np.ones((64, 32), "float32"), "fc1/bias": np.ones(32, "float32")}
+    odd = {"logits/kernel": np.ones((32, 10), "float32"), "logits/bias": np.ones(10, "float32")}
+    path = save(tmp_path / "a.npz", {**arrays, **dense, **odd})
+    from lstmbridge.pipeline import read_all
+
+    found = read_all(path, layout="tf1", forget_constant=0.0, cell="lstm")
+    assert [each.path for each in found.layers] == ["rnn.lstm_cell"]
+    assert set(found.left_alone) == {*dense, *odd}
+    assert "fc1, logits" in found.notes[0]
+    path = save(tmp_path / "b.npz", dense)
+    with pytest.raises(Ambiguous, match=r"recurrent or dense\? fc1\n.*--layer"):
+        read(path, layout="tf1", forget_constant=0.0, cell="lstm")
+    [asked] = read(path, layout="tf1", forget_constant=0.0, cell="lstm", only=("fc1",))
+    assert (asked.spec.input_size, asked.spec.hidden_size) == (56, 8)
+    target = tmp_path / "c.safetensors"
+    words = ["convert", str(tmp_path / "a.npz"), str(target), "--layout", "tf1", "--forget-bias", "0", "--check"]
+    done = CliRunner().invoke(main, [*words, "--layer", "rnn", "--cell", "lstm"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output

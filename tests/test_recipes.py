@@ -90,7 +90,9 @@ def test_what_is_wrong_is_said_with_its_line(old: str, new: str, line: int, word
     ("text", "words"),
     [("", "no job in it"), ("[job]\nsource = 'a'\n", "no job in it"), ("job = 3\n", "no job in it"),
      ("defaults = 3\n[[job]]\n", "defaults is no table"),
-     ("[[job]]\nname = 'a'\nsource='a'\ndestination='b'\nto='torch'\n[[job]]\nname = 'a'\n", "expected another name")],
+     ("[[job]]\nname = 'a'\nsource='a'\ndestination='b'\nto='torch'\n[[job]]\nname = 'a'\n", "expected another name"),
+     ("[[job]]\nsource='a'\ndestination='b'\nto='torch'\n[[job]]\nsource='c'\ndestination='b'\nto='onnx'\n",
+      "toml:7: destination is that of 'job 1'")],
 )  # fmt: skip
 def test_a_file_without_jobs(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(FileError, match=words):
@@ -114,3 +116,15 @@ def test_the_command_runs_the_jobs_and_goes_on(tmp_path: Path) -> None:
     again = call("run", path, "--only", "b", "--json")
     assert json.loads(again.output.splitlines()[-1])["summary"]["verdicts"] == {"skipped": 2}
     assert call("run", path, "--only", "c").exit_code == 2
+
+
+def test_a_job_that_cannot_be_run_does_not_keep_the_others(tmp_path: Path) -> None:
+    models(tmp_path / "old", 1)
+    text = '[defaults]\nto = "torch"\njobs = 1\n[[job]]\nname = "a"\nsource = "none"\ndestination = "x"\n'
+    path = write(tmp_path, text + '[[job]]\nname = "b"\nsource = "old"\ndestination = "new"\n')
+    found = call("run", path)
+    assert found.exit_code == 1
+    assert "error: a: " in found.output
+    assert "1 done" in found.output
+    told = [json.loads(line) for line in call("run", path, "--only", "b", "--json").output.splitlines()]
+    assert [each["job"] for each in told] == ["b", "b"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lstmbridge.cli.common import emit, left_alone, refusing, show_notes, waiting
-from lstmbridge.cli.options import PATH, as_json, reading, writing
+from lstmbridge.cli.options import PATH, as_json, pair, reading, writing
+from lstmbridge.errors import Disagreement
 from lstmbridge.into import Into
 from lstmbridge.pipeline import Migration, Progress, migrate
 from lstmbridge.remainder import Remainder
@@ -54,7 +55,7 @@ def command(
     there of its own name, of the one that --rename says, or of the only one it can be; all else stays as it is, byte
     for byte. To change EXISTING itself, name it as DESTINATION, too, with --force.
     """
-    options["rename"] = dict(_pair(each) for each in rename)
+    options["rename"] = dict(pair(each, "--rename") for each in rename)
     agreements: list[Agreement] = []
     with waiting(f"converting {source}") as progress:
         approve = _approval(source, options, progress, agreements) if checked else None
@@ -65,13 +66,6 @@ def command(
         emit(_document(done, agreements))
     else:
         _print(done, agreements)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    old, equals, new = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not OLD=NEW", param_hint="--rename")
-    return old, new
 
 
 def _approval(
@@ -85,7 +79,11 @@ def _approval(
         given = {name: options[name] for name in names}
         if isinstance(written, Into):
             given["pairs"], written = written.pairs, written.path
-        agreements.append(check(source, written, progress=progress, **given).demand())
+        found = check(source, written, progress=progress, **given)
+        if not found.agrees and options["allow"]:
+            way = "leave out --check, or --allow"
+            raise Disagreement("what --allow gives up changes the outputs", way, *found.lines())
+        agreements.append(found.demand())
 
     return approve
 

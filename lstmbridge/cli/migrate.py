@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import IO, TYPE_CHECKING, Any
 
@@ -66,15 +67,17 @@ def command(dry: bool, resume: bool, as_json: bool, **options: Any) -> None:
     sys.exit(show(Job(**options), dry=dry, resume=resume, as_json=as_json))
 
 
-def show(job: Job, *, dry: bool, resume: bool, as_json: bool) -> int:
-    """Runs a job, shows how far it is and what came of it; gives the exit code."""
+def show(job: Job, *, dry: bool, resume: bool, as_json: bool, name: str | None = None) -> int:
+    """Runs a job, shows how far it is and what came of it; gives the exit code. `name` stands in its JSON lines."""
     from lstmbridge.jobs import run
 
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)  # loky renewed one
+    also = {"job": name} if name is not None else {}
     output = sys.stdout  # for what is meant for it: clusters print there, too
-    with redirect_stdout(sys.stderr), _lines(output) if as_json else _bar(job) as watch:
+    with redirect_stdout(sys.stderr), _lines(output, also) if as_json else _bar(job) as watch:
         summary = run(job, dry=dry, resume=resume, watch=watch)
     if as_json:
-        _line({"summary": summary.as_json()})
+        _line({**also, "summary": summary.as_json()})
     else:
         _print(summary)
     return 130 if summary.interrupted else 0 if summary.complete else 1
@@ -90,8 +93,8 @@ def _line(data: dict[str, Any], output: IO[str] | None = None) -> None:
 
 
 @contextmanager
-def _lines(output: IO[str]) -> Iterator[Watch]:
-    yield lambda record, done, total: _line(record.as_json(), output)
+def _lines(output: IO[str], also: dict[str, str]) -> Iterator[Watch]:
+    yield lambda record, done, total: _line({**also, **record.as_json()}, output)
 
 
 @contextmanager
@@ -134,6 +137,22 @@ class _Now:
             click.echo(f"{done} of {total} files, {rate:.1f} files/s, {(total - done) / rate:.0f} s left", err=True)
 
 
+def _print_check(checked: Sequence[Record]) -> None:
+    """What the check measured, and for how many files the equations had to stand in for a framework."""
+    measured = [(record.largest, record.source) for record in checked if record.largest is not None]
+    if not measured:
+        return
+    largest, source = max(measured)
+    click.echo(f"largest difference between source and target: {largest:.2g} ({source})")
+    stood_in = sum(
+        "by the reference" in f"{each.agreement['a']} {each.agreement['b']}" for each in checked if each.agreement
+    )
+    if stood_in:
+        click.echo(
+            f"in {stood_in} of {len(checked)} files the equations stood in for a framework that does not run the file"
+        )
+
+
 def _print(summary: Summary) -> None:
     """The files without an output, with the reason; then what became of how many."""
     from lstmbridge.jobs import VERDICTS
@@ -149,9 +168,7 @@ def _print(summary: Summary) -> None:
         click.echo("no file that lstmbridge reads; --include PATTERN takes others, too")
     for verdict, count in summary.counts.items():
         click.echo(f"{count:6} {verdict}: {VERDICTS[verdict]}")
-    largest = max((each.largest for each in summary.records if each.largest is not None), default=None)
-    if largest is not None:
-        click.echo(f"largest difference between source and target: {largest:.2g}")
+    _print_check([record for record in summary.records if record.agreement])
     end = "would have taken" if summary.dry else "interrupted after" if summary.interrupted else "took"
     made = sum(record.verdict != "skipped" for record in summary.records)
     rate = f", {made / summary.seconds:.1f} files/s" if made and not summary.dry else ""

@@ -10,12 +10,20 @@ import click
 from lstmbridge.fit import DROPS
 from lstmbridge.pipeline import DTYPES
 
-__all__ = ["PATH", "as_json", "reading", "unsaid", "writing"]
+__all__ = ["PATH", "as_json", "pair", "reading", "unsaid", "writing"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(dir_okay=True, path_type=str)
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    """The two names in ``OLD=NEW``. Errors: a usage error of the option."""
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not OLD=NEW", param_hint=option)
+    return old, new
 
 
 def _together(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -8,7 +8,7 @@ import click
 
 from lstmbridge.cli.common import refusing
 from lstmbridge.cli.options import as_json
-from lstmbridge.errors import unknown
+from lstmbridge.errors import BridgeError, unknown
 
 __all__ = ["command"]
 
@@ -33,8 +33,9 @@ def command(file: str, only: tuple[str, ...], dry: bool, as_json: bool) -> None:
     destination = "converted/shops"
     include = ["**/*.h5"]
 
-    The fields are the options of `lstmbridge migrate`, with _ for -; the whole file is looked at before the first job
-    begins. The exit code is the largest of the jobs'.
+    The fields are those of lstmbridge.jobs.Job: the options of `lstmbridge migrate` with _ for -, but forget_constant
+    for --forget-bias, and batch_first and reset_after, true or false. The file's fields are looked at before the first
+    job begins; a job that cannot be run does not keep the others. The exit code is the largest of the jobs'.
     """
     from lstmbridge.cli.migrate import show
     from lstmbridge.jobs.recipes import load
@@ -49,7 +50,11 @@ def command(file: str, only: tuple[str, ...], dry: bool, as_json: bool) -> None:
             continue
         if not as_json:
             click.echo(f"{name}: {job.source} -> {job.destination}")
-        codes.append(show(job, dry=dry, resume=True, as_json=as_json))
+        try:
+            codes.append(show(job, dry=dry, resume=True, as_json=as_json, name=name))
+        except BridgeError as error:  # the other jobs go on
+            click.echo(f"error: {name}: {error}", err=True)
+            codes.append(1)
         if codes[-1] == 130:
             break
     sys.exit(max(codes))

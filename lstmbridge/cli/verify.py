@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import click
 
-from lstmbridge.certificate import SUFFIX, Verification, verify
+from lstmbridge import registry
+from lstmbridge.certificate import SUFFIX, Verification, beside, load, verify
 from lstmbridge.cli.common import emit, refusing, show_notes
 from lstmbridge.cli.options import PATH, as_json
 from lstmbridge.errors import FileError
+from lstmbridge.jobs.journal import NAME
 
 __all__ = ["command"]
 
@@ -30,7 +34,9 @@ def command(output: str, source: str | None, as_json: bool) -> None:
     OUTPUT is a file that `lstmbridge migrate` wrote, or a directory of such files. Exit codes: 0 all is as certified,
     1 something is not, 2 usage.
     """
-    results = list(_verified(Path(output), None if source is None else Path(source)))
+    if source is not None and not Path(source).exists():
+        raise FileError(f"{source}: no such file or directory", "expected the source, or the directory of the sources")
+    results = list(_verified(Path(output.removesuffix(SUFFIX)), None if source is None else Path(source)))
     bad = [each for each in results if not each.holds]
     if as_json:
         emit(
@@ -51,15 +57,33 @@ def _verified(output: Path, source: Path | None) -> Iterator[Verification]:
     if not output.is_dir():
         yield verify(output, source)
         return
-    found = sorted(output.rglob(f"*{SUFFIX}"))
+    found = {path.with_name(path.name.removesuffix(SUFFIX)) for path in output.rglob(f"*{SUFFIX}")}
     if not found:
         raise FileError(f"{output}: no certificate in it", "lstmbridge migrate writes one beside each output")
-    for path in found:
-        model = path.with_name(path.name.removesuffix(SUFFIX))
-        yield verify(model, _source_of(path, source))
+    for model in sorted(found | set(_uncertified(output)) | set(_journalled(output))):
+        try:
+            yield verify(model, _source_of(model, source))
+        except FileError as error:
+            yield Verification(str(model), (error.headline.removeprefix(f"{beside(model)}: "),), 0)
 
 
-def _source_of(certificate: Path, source: Path | None) -> Path | None:
-    from lstmbridge.certificate import load
+def _uncertified(output: Path) -> Iterator[Path]:
+    """Models below a directory that no certificate stands beside; remainders, and what belongs to a job, are none."""
+    suffixes = tuple(suffix for name in registry.names() for suffix in registry.framework(name).writes)
+    for path in output.rglob("*"):
+        if path.name.endswith(suffixes) and path.is_file() and not path.name.endswith(".remainder.safetensors"):
+            yield path
 
-    return None if source is None else source / load(certificate)["source"]["name"]
+
+def _journalled(output: Path) -> Iterator[Path]:
+    """The outputs that a job's journal tells of."""
+    journal = output / NAME
+    if journal.is_file():
+        with contextlib.closing(sqlite3.connect(f"{journal.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            question = "SELECT destination FROM files WHERE verdict IN ('done', 'reparameterised', 'lossy')"
+            with contextlib.suppress(sqlite3.Error):
+                yield from (output / name for (name,) in database.execute(question).fetchall())
+
+
+def _source_of(output: Path, source: Path | None) -> Path | None:
+    return None if source is None else source / load(beside(output))["source"]["name"]

@@ -24,7 +24,7 @@ from lstmbridge.errors import FileError
 from lstmbridge.jobs.places import KEEP, Place
 from lstmbridge.jobs.work import OWNER, PUBLISH, Record
 
-__all__ = ["Journal"]
+__all__ = ["NAME", "Journal"]
 
 NAME = f"{KEEP}/journal.sqlite"
 FORMAT = 1
@@ -139,6 +139,17 @@ class Journal:
         """What an earlier job with these options wrote of a source, if it did."""
         rows = self._ask("SELECT record FROM files WHERE source = ? AND identity = ?", (source, identity))
         return _from_json(rows[0][0]) if rows else None
+
+    def wrote(self, source: str) -> str | None:
+        """The output that an earlier job made of a source, with whatever options; None if it made none."""
+        question = "SELECT destination FROM files WHERE source = ? AND verdict IN ('done', 'reparameterised', 'lossy')"
+        rows = self._ask(question, (source,))
+        return str(rows[0][0]) if rows else None
+
+    def others(self, identity: str) -> int:
+        """How many sources have an output that was made with other options, or by another version."""
+        question = "SELECT count(*) FROM files WHERE identity <> ? AND verdict IN ('done', 'reparameterised', 'lossy')"
+        return int(self._ask(question, (identity,))[0][0])
 
     def records(self) -> Iterator[Record]:
         """Everything that is written in it, by the names of the sources."""

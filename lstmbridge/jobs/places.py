@@ -49,6 +49,7 @@ class Place:
         self.where = where
         self.local = None if _URL.match(where) and not where.startswith("file://") else _directory(where)
         self.blocked: dict[str, str] = {}
+        self.passed: list[str] = []
 
     def __str__(self) -> str:
         return self.where
@@ -94,7 +95,7 @@ class Place:
         """Every file below, by its relative name, sorted; the job's own folder is left out.
 
         Folders that are links are not followed. Folders that cannot be read (their names end with a slash), and files
-        whose names are not text, are noted in `blocked` with the reason.
+        whose names are not text, are noted in `blocked` with the reason; destinations of jobs are noted in `passed`.
         Errors: FileError if the directory is not there.
         """
         if self.local is not None:
@@ -112,10 +113,14 @@ class Place:
             name = os.path.relpath(error.filename, root).replace(os.sep, "/")
             self.blocked[f"{_shown(name)}/"] = f"a folder that cannot be read: {error.strerror or error}"
 
+        if root.is_file():
+            raise FileError(f"{root} is a file", "expected a directory of models; for one file: lstmbridge convert")
         if not root.is_dir():
             raise FileError(f"{root}: no such directory", "expected a directory of models")
         for folder, folders, files in os.walk(root, onerror=blocked):
-            folders[:] = [each for each in folders if each != KEEP]
+            others = [each for each in folders if os.path.isdir(os.path.join(folder, each, KEEP))]
+            self.passed += [os.path.relpath(os.path.join(folder, each), root).replace(os.sep, "/") for each in others]
+            folders[:] = [each for each in folders if each != KEEP and each not in others]
             relative = os.path.relpath(folder, root).replace(os.sep, "/")
             for name in files if relative == "." else (f"{relative}/{each}" for each in files):
                 if _shown(name) == name:

@@ -27,12 +27,14 @@ class Task:
     files        all that is read for it, itself first: shards, external data, a config beside it
     destination  the name of the output, relative to the job's destination
     size         the bytes of `files`
+    known        whether the journal says that an earlier job wrote the output
     """
 
     source: str
     files: tuple[str, ...]
     destination: str
     size: int
+    known: bool = False
 
 
 def plan(job: Job, source: Place, destination: Place) -> list[Task]:

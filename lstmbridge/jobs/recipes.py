@@ -72,7 +72,11 @@ class _Reader:
                 raise self.wrong(
                     self.line_of("name", "job", number), f"name is {name!r}", "expected another name for each"
                 )
-            jobs[name] = self.job({**defaults, **given}, given, number)
+            jobs[name] = made = self.job({**defaults, **given}, given, number)
+            others = [each for each, job in jobs.items() if job is not made and job.destination == made.destination]
+            if others:
+                line = self.line_of("destination", "job", number)
+                raise self.wrong(line, f"destination is that of {others[0]!r}", "expected one of its own for each job")
         return jobs
 
     def job(self, fields: Mapping[str, Any], given: Mapping[str, Any], number: int) -> Job:

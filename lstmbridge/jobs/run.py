@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lstmbridge.certificate import SUFFIX, load
 from lstmbridge.errors import FileError
 from lstmbridge.jobs.engine import Engine, WorkerLost
 from lstmbridge.jobs.job import Job
 from lstmbridge.jobs.journal import Journal
 from lstmbridge.jobs.places import Place
 from lstmbridge.jobs.plan import Task, plan, wanted
-from lstmbridge.jobs.work import FINISHED, VERDICTS, Record, convert_all, hashes
+from lstmbridge.jobs.work import FINISHED, VERDICTS, Record, convert_all, hashes, output_token
 
 __all__ = ["REPORT", "Summary", "run"]
 
@@ -90,6 +91,10 @@ def run(job: Job, *, resume: bool = False, dry: bool = False, watch: Watch | Non
     source, destination = Place(job.source), Place(job.destination)
     tasks = plan(job, source, destination)
     blocked = [_blocked(name, why) for name, why in source.blocked.items() if name.endswith("/") or wanted(name, job)]
+    if not tasks and not blocked:
+        words = f"{', '.join(job.include)} matches none" if job.include else "none of a suffix that lstmbridge reads"
+        raise FileError(f"{source}: no file for this job", f"found: {words}", "include= (--include) says which")
+    notes = [f"passed over, since a job wrote there: {', '.join(source.passed)}"] if source.passed else []
     if dry:
         return _dry_run(job, tasks, blocked, watch, start)
     destination.prepare()
@@ -100,16 +105,31 @@ def run(job: Job, *, resume: bool = False, dry: bool = False, watch: Watch | Non
                 "resume=True (--resume) goes on with it: what is done is not done again",
             )
         state = _State(job, journal, len(tasks) + len(blocked), watch)
+        state.notes += [*notes, *_left_over(journal, tasks, state.identity)]
         for record in blocked:
             state.add(record)
         interrupted = False
         try:
-            _work(job, state, [task for task in tasks if not _already(job, journal, state, task, source, destination)])
+            left = [task for task in tasks if not _already(job, journal, state, task, source, destination)]
+            _work(job, state, [replace(task, known=journal.wrote(task.source) == task.destination) for task in left])
         except KeyboardInterrupt:
             interrupted = True
         records = tuple(sorted(state.records, key=lambda record: record.source))
         summary = Summary(records, time.perf_counter() - start, None, interrupted, notes=tuple(state.notes))
         return _reported(job, journal, destination, summary)
+
+
+def _left_over(journal: Journal, tasks: Sequence[Task], identity: str) -> Iterator[str]:
+    """What is to be said of earlier jobs here: outputs that no source has any more, and options that were others."""
+    current = {task.destination for task in tasks}
+    stale = [record.destination for record in journal.records() if record.verdict in FINISHED]
+    stale = [name for name in stale if name not in current]
+    if stale:
+        more = ", ..." if len(stale) > 3 else ""
+        yield f"{len(stale)} outputs of an earlier job belong to no source of this one: {', '.join(stale[:3])}{more}"
+    others = journal.others(identity)
+    if others:
+        yield f"{others} files were done with other options or another version of lstmbridge: they are done anew"
 
 
 def _blocked(name: str, why: str) -> Record:
@@ -173,7 +193,7 @@ def _already(job: Job, journal: Journal, state: _State, task: Task, source: Plac
         return False
     if set(told.files) != set(task.files):
         return False
-    token, output = source.token(task.files), destination.token([task.destination])
+    token, output = source.token(task.files), output_token(destination, task.destination)
     same = token == told.token and output == told.output_token
     if not same and not _same_bytes(told, task, source, destination):
         return False
@@ -187,8 +207,10 @@ def _same_bytes(told: Record, task: Task, source: Place, destination: Place) -> 
     folder = task.destination.rpartition("/")[0]
     outputs = {f"{folder}/{name}".lstrip("/"): digest for name, digest in told.outputs.items()}
     try:
-        with source.fetched(task.files) as here, destination.fetched(list(outputs)) as there:
-            return hashes(here, task.files) == told.files and hashes(there, list(outputs)) == outputs
+        proof = f"{task.destination}{SUFFIX}"
+        with source.fetched(task.files) as here, destination.fetched([*outputs, proof]) as there:
+            certified = load(there / proof)["target"]["files"] == told.outputs
+            return certified and hashes(here, task.files) == told.files and hashes(there, list(outputs)) == outputs
     except OSError:
         return False
 

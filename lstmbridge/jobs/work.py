@@ -27,6 +27,7 @@ from lstmbridge.errors import (
     NothingRecurrent,
     Unsupported,
 )
+from lstmbridge.fit import GIVEN_UP
 from lstmbridge.jobs.job import Job
 from lstmbridge.jobs.places import KEEP, Place
 from lstmbridge.jobs.plan import Task
@@ -35,7 +36,7 @@ from lstmbridge.pipeline import Migration, migrate, read_all
 if TYPE_CHECKING:
     from lstmbridge.checking import Agreement
 
-__all__ = ["FINISHED", "VERDICTS", "Record", "convert_all", "hashes"]
+__all__ = ["FINISHED", "VERDICTS", "Record", "convert_all", "hashes", "output_token"]
 
 #: What can become of a file, and what it means.
 VERDICTS = {
@@ -278,30 +279,37 @@ def _read(job: Job, path: Path, task: Task) -> Reading:
 
 def _written(job: Job, path: Path, reading: Reading, output: Path, task: Task) -> tuple[Migration, list[Agreement]]:
     """The output, written and, if the job says so, checked."""
-    agreements: list[Agreement] = []
-
-    def approve(written: Any) -> None:
-        from lstmbridge.checking import check
-
-        agreements.append(check(path, written, **job.reading))
-        agreements[-1].demand()
-
     rest = output.with_name(f"{output.name}.remainder.safetensors")
     aside: dict[str, Any] = {"remainder_path": rest} if job.remainder else {}
     try:
-        done = migrate(
-            reading, to=job.to, path=output, staged=True, approve=approve if job.check else None, **job.writing, **aside
-        )
-    except Disagreement as error:
-        figures = agreements[-1].as_json() if agreements else None
-        raise _Ended(_ended(task, "disagreed", error, agreement=figures)) from error
+        done = migrate(reading, to=job.to, path=output, staged=True, **job.writing, **aside)
     except FileError as error:
         raise _Ended(_ended(task, "unwritten", error)) from error
     except BridgeError as error:
         raise _Ended(_ended(task, "refused", error)) from error
     if job.remainder and not any(target.terms for target in done.targets):
-        aside["remainder_path"].unlink()
-    return done, agreements
+        rest.unlink()
+    return _checked(job, done, path, output, task) if job.check else (done, [])
+
+
+def _checked(job: Job, done: Migration, path: Path, output: Path, task: Task) -> tuple[Migration, list[Agreement]]:
+    """The agreement of source and output in all layers but those of which something was given up by name."""
+    from lstmbridge.checking import check
+
+    changed = [report.label for report in done.reports if any(note.startswith(GIVEN_UP) for note in report.notes)]
+    kept = [report.label for report in done.reports if report.label not in changed]
+    note = f"not checked, since what was given up by name changes the outputs: {', '.join(changed)}"
+    done = replace(done, notes=(*done.notes, note)) if changed else done
+    if not kept:
+        return done, []
+    try:
+        agreement = check(path, output, layers=kept if changed else (), **job.reading)
+        agreement.demand()
+    except Disagreement as error:
+        raise _Ended(_ended(task, "disagreed", error, agreement=agreement.as_json())) from error
+    except BridgeError as error:
+        raise _Ended(_ended(task, "disagreed", f"the check could not be made: {error}")) from error
+    return done, [agreement]
 
 
 def _certified(
@@ -361,13 +369,18 @@ def _published(job: Job, owner: str, destination: Place, task: Task, staged: Pat
     names.sort(key=lambda name: (name == last, name))
     at = {name: f"{folder}/{name}".lstrip("/") for name in names}
     with _publishing(destination, owner, task):
-        if not job.force and _stranger(destination, task):
+        if not job.force and not task.known and _stranger(destination, task):
             why = f"{task.destination} exists, and no job of lstmbridge made it; --force overwrites it"
             raise _Ended(_ended(task, "unwritten", why))
         destination.remove(task.destination)
         for name in names:
             destination.put(staged / name, at[name])
-    return replace(record, output_token=destination.token([task.destination]))
+    return replace(record, output_token=output_token(destination, task.destination))
+
+
+def output_token(destination: Place, name: str) -> str:
+    """The mark of an output and of its certificate."""
+    return destination.token([name, f"{name}{certificate.SUFFIX}"])
 
 
 def _stranger(destination: Place, task: Task) -> bool:
@@ -407,7 +420,7 @@ def _adopted(job: Job, destination: Place, task: Task, files: dict[str, str], to
         same = told["source"]["files"] == files and told["options"].get("identity") == job.identity()
         if not same or not _is_whole(destination, task, told["target"]["files"]):
             return None
-        return _as_told(task, told, files=files, token=token, output_token=destination.token([task.destination]))
+        return _as_told(task, told, files=files, token=token, output_token=output_token(destination, task.destination))
     except (OSError, LookupError, TypeError, AttributeError, ValueError):  # a damaged certificate tells nothing
         return None
 

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstmbridge.errors import BridgeError, FileError
+from lstmbridge.frameworks.keras.attributes import expect_in_file
 from lstmbridge.frameworks.keras.soundness import expect_sound
 from lstmbridge.mapped import LARGE, numbers
 from lstmbridge.stored import note
@@ -74,16 +75,20 @@ class Store:
     def attribute(self, group: str, name: str) -> Any:
         """An attribute of a group, None if it has none; bytes are decoded."""
         if (group, name) not in self._attributes:
-            attrs = self.groups[group].attrs
-            self._attributes[group, name] = _text(attrs[name]) if name in attrs else None
+            item = self.groups[group]
+            self._attributes[group, name] = _text(self._attribute(item, name)) if name in item.attrs else None
         return self._attributes[group, name]
+
+    def _attribute(self, item: Any, name: str) -> Any:
+        expect_in_file(item, name, self.where, self.place, self.size)
+        return item.attrs[name]
 
     def names(self, group: str, name: str) -> list[str]:
         """An attribute that lists names, in one piece or in numbered ones (Keras splits long ones)."""
-        attrs = self.groups[group].attrs
-        numbered = itertools.takewhile(attrs.__contains__, (f"{name}{n}" for n in itertools.count()))
-        pieces = [name] if name in attrs else list(numbered)
-        return [str(_text(each)) for piece in pieces for each in attrs[piece]]
+        item = self.groups[group]
+        numbered = itertools.takewhile(item.attrs.__contains__, (f"{name}{n}" for n in itertools.count()))
+        pieces = [name] if name in item.attrs else list(numbered)
+        return [str(_text(each)) for piece in pieces for each in self._attribute(item, piece)]
 
     def read(self, name: str) -> Array:
         """The array of that name, read-only: of a large file a view on its mapped bytes, where it stands there in one
@@ -95,12 +100,15 @@ class Store:
             raise FileError(f"{self.where}: {name} is stored in another file", "expected arrays in the file itself")
         if found.nbytes > _SMALL and found.nbytes > _GROWTH * max(stored, 1):
             raise FileError(f"{self.where}: {name} claims {found.nbytes} bytes of {stored} stored", "not read")
+        if found.dtype.hasobject:
+            raise FileError(f"{self.where}: {name} holds {found.dtype}", "expected numbers")
         self.read_so_far.add(name)
         offset = self._offset(found)
         plain = np.asarray(found[()]) if offset is None else self._mapped(found, offset)
         plain.flags.writeable = False
         array = note(name, plain)
-        if str(_text(found.attrs.get("dtype", ""))) == "bfloat16" and array.dtype.itemsize == 2:
+        told = _text(self._attribute(found, "dtype")) if "dtype" in found.attrs else ""
+        if str(told) == "bfloat16" and array.dtype.itemsize == 2:
             return np.ascontiguousarray(array).view(ml_dtypes.bfloat16)
         return array
 
@@ -145,7 +153,9 @@ def explained(path: Path, kind: str) -> Iterator[None]:
         raise FileError(f"{path}: no such file") from error
     except PermissionError as error:
         raise FileError(f"{path}: no permission to read it") from error
-    except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, BadZipFile) as error:
+    except (
+        OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, BadZipFile, struct.error,
+    ) as error:  # fmt: skip
         reason = f"found: {type(error).__name__}: {error}".splitlines()[0]
         raise FileError(f"{path}: not a readable {kind}: truncated, damaged, or of another format", reason) from error
 
