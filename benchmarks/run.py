@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jobs
 import memory
 import numpy as np
 
@@ -129,7 +130,8 @@ def main() -> None:
         folder = Path(name)
         one = memory.rows(folder, 256 if small else 4096, 1, (".keras", ".safetensors", ".onnx", ".npz"))
         many = memory.rows(folder, 256 if small else memory.HIDDEN)
-        for part in (startup(folder), speed(256 if small else 2048), one, many):
+        many_files = jobs.rows(folder / "jobs", *((100, 3, 5) if small else (2000, 20, 200)))
+        for part in (startup(folder), speed(256 if small else 2048), many_files, one, many):
             for row in part:
                 print(": ".join((row[0], "; ".join(row[1:]))), flush=True)
                 rows.append(row)

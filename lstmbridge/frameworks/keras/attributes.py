@@ -31,7 +31,7 @@ _MOST = 1 << 20  # bytes of one header; Keras splits what does not fit into 64 K
 def expect_in_file(item: Any, name: str, where: str, place: tuple[int, int], size: int) -> None:
     """That the attribute of that name is no larger than the file that has it. Errors: FileError.
 
-    place  the descriptor of the file on disk that holds the HDF5 file, and where that begins in it
+    place  the descriptor of the file on disk that holds the HDF5 file, and where its addresses count from
     size   the bytes of the HDF5 file
     """
     attribute = h5py.h5a.open(item.id, name.encode())
@@ -41,8 +41,7 @@ def expect_in_file(item: Any, name: str, where: str, place: tuple[int, int], siz
         raise FileError(f"{where}: attribute {name!r} claims {claimed} bytes", f"found: a file of {size}")
     if not isinstance(kind, h5py.h5t.TypeVlenID) and not _is_texts(kind):
         return
-    start = place[1] + item.file.userblock_size
-    header = _Header(place[0], start, h5py.h5o.get_info(item.id).addr, min(size, _MOST))
+    header = _Header(*place, h5py.h5o.get_info(item.id).addr, min(size, _MOST))
     texts = next((data for found, data in header.attributes() if found == name.encode()), None)
     if texts is None:
         raise FileError(f"{where}: attribute {name!r} is kept as Keras keeps none", "not read")

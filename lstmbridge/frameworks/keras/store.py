@@ -51,6 +51,7 @@ class Store:
         self.file = file
         self.place = place
         self.size = file.id.get_filesize()
+        self.userblock = int(file.userblock_size)
         self.datasets: dict[str, h5py.Dataset] = {}
         self.groups: dict[str, h5py.Group] = {"": file}
         self.read_so_far: set[str] = set()
@@ -80,7 +81,8 @@ class Store:
         return self._attributes[group, name]
 
     def _attribute(self, item: Any, name: str) -> Any:
-        expect_in_file(item, name, self.where, self.place, self.size)
+        descriptor, start = self.place
+        expect_in_file(item, name, self.where, (descriptor, start + self.userblock), self.size)
         return item.attrs[name]
 
     def names(self, group: str, name: str) -> list[str]:
@@ -114,7 +116,7 @@ class Store:
 
     def _offset(self, dataset: h5py.Dataset) -> int | None:
         """Where a dataset's bytes stand in a large file; None where it is to be read, or they are not one piece."""
-        if self.size < LARGE or not dataset.nbytes or dataset.chunks is not None or self.file.userblock_size:
+        if self.size < LARGE or not dataset.nbytes or dataset.chunks is not None or self.userblock:
             return None
         kind = dataset.id.get_type()
         same = dataset.dtype.kind in "fiu" and kind == h5py.h5t.py_create(dataset.dtype)
