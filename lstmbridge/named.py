@@ -85,7 +85,7 @@ def read(path: Path, options: ReadOptions) -> Reading:
     layers: list[Layer] = []
     used: set[str] = set()
     groups = {place: keys for place, keys in _groups(arrays, tried).items() if _wanted(place, options)}
-    groups, passed = _telling(groups, tried, options, path.name)
+    groups, passed = _telling(groups, arrays, tried, options, path.name)
     for place, keys in groups.items():
         layer = _understood(place, keys, arrays, tried, name, options, path.name)
         before = layers[-1] if layers and layers[-1].path == layer.path else None
@@ -107,7 +107,11 @@ _TELLING = re.compile(r"lstm|gru|rnn|recurrent|cell", re.IGNORECASE)
 
 
 def _telling(
-    groups: Mapping[_Place, dict[str, str]], layouts: Mapping[str, Layout], options: ReadOptions, file: str
+    groups: Mapping[_Place, dict[str, str]],
+    arrays: Mapping[str, Array],
+    layouts: Mapping[str, Layout],
+    options: ReadOptions,
+    file: str,
 ) -> tuple[dict[_Place, dict[str, str]], list[str]]:
     """The groups that are recurrent layers, and the paths of those that may as well be dense ones.
 
@@ -117,12 +121,18 @@ def _telling(
     alike = [line.key for layout in layouts.values() for line in layout.lines if len(line.parts) > 1 and line.joined]
     doubtful = [
         place for place, keys in groups.items()
-        if place.path and not options.only and not _TELLING.search(place.path) and set(keys) & {"kernel"} & set(alike)
+        if place.path and not options.only and not _TELLING.search(place.path) and _one_matrix(keys, arrays) in alike
     ]  # fmt: skip
     if doubtful and len(doubtful) == len(groups):
         names = ", ".join(place.path for place in doubtful)
         raise Ambiguous(f"{file}: recurrent or dense? {names}", "arrays do not tell: say which: layers= (--layer)")
     return {place: groups[place] for place in groups if place not in doubtful}, [place.path for place in doubtful]
+
+
+def _one_matrix(keys: Mapping[str, str], arrays: Mapping[str, Array]) -> str | None:
+    """The layout's name of the one matrix of a layer; None if it has several."""
+    matrices = [key for key, full in keys.items() if len(arrays[full].shape) == 2]
+    return matrices[0] if len(matrices) == 1 else None
 
 
 def _arrays(path: Path) -> Mapping[str, Array]:
