@@ -3,6 +3,7 @@
     pip install atheris
     python fuzz/run.py onnx --minutes 20
     python fuzz/run.py .pb --seeds graphs/ --minutes 20
+    python fuzz/run.py .index --seeds indices/ --beside model.data-00000-of-00001
 
 Anything but an error of lstmbridge's own, more than ten seconds, or more than a gigabyte is a finding; the input that
 made it stays in the working directory. What was found goes into tests/test_fuzz.py.
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("format", help=f"{', '.join(FORMATS)}, or with --seeds the suffix of the files")
     parser.add_argument("--seeds", type=Path, help="a directory of whole files to begin with")
+    parser.add_argument("--beside", type=Path, help="a file that is read along: it lies there under the input's stem")
     parser.add_argument("--minutes", type=float, default=20)
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
@@ -46,7 +48,10 @@ def main() -> None:
         (corpus / str(number)).write_bytes(seed)
     memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else folder
     suffix = asked.format if asked.seeds else FORMATS[asked.format][0]
-    file = memory / f"lstmbridge-fuzz-{os.getpid()}{suffix}"
+    stem = f"lstmbridge-fuzz-{os.getpid()}"
+    file = memory / f"{stem}{suffix}"
+    if asked.beside:
+        (memory / f"{stem}.{asked.beside.name.partition('.')[2]}").write_bytes(asked.beside.read_bytes())
 
     def one(data: bytes) -> None:
         file.write_bytes(data)

@@ -238,7 +238,7 @@ def check(
     for start, stop in _segments(left.layers, right.layers):
         mine = left.layers[start:stop]
         if progress is not None:
-            progress(f"checking {mine[0].label}", start, len(left.layers))
+            progress(f"checking {mine[0].label or 'the layer'}", start, len(left.layers))
         dtype = max(left.layers[start].dtype, right.layers[start].dtype, key=TOLERANCE.__getitem__)
         given = _Given(rng, mine, batch, time, dtype, states, keep)
         truth = _reference(mine, given)
@@ -506,7 +506,7 @@ def _pairable(a: Sequence[Layer], b: Sequence[Layer]) -> None:
     if len(a) != len(b):
         raise LayoutError(
             f"{len(a)} layers against {len(b)}",
-            f"found {', '.join(each.label for each in a)}; and {', '.join(each.label for each in b)}",
+            f"found {_labels(a)}; and {_labels(b)}",
             "pick the ones to compare with layers= (--layer), or name them in pairs: pairs= (check --pair A=B)",
         )
     if not a:
@@ -514,7 +514,12 @@ def _pairable(a: Sequence[Layer], b: Sequence[Layer]) -> None:
     for x, y in zip(a, b, strict=True):
         found = [(s.cell, s.input_size, s.hidden_size, s.state_size, s.directions) for s in (x.spec, y.spec)]
         if found[0] != found[1]:
-            raise LayoutError(f"{x.label} and {y.label} are of different kinds", f"found {x.spec}; and {y.spec}")
+            raise LayoutError(f"{_labels([x])} and {_labels([y])} are of different kinds", f"found {x.spec}; and {y.spec}")
+
+
+def _labels(layers: Sequence[Layer]) -> str:
+    """The layers by name; one that stands alone has none."""
+    return ", ".join(layer.label or "the layer" for layer in layers) or "none"
 
 
 # ---- comparing weights

@@ -18,6 +18,7 @@ __all__ = [
     "MissingFramework",
     "NotationError",
     "NothingRecurrent",
+    "OptionError",
     "SpecError",
     "UnknownName",
     "Unsupported",
@@ -66,6 +67,10 @@ class Unsupported(BridgeError, NotImplementedError):
 
 class UnknownName(BridgeError, LookupError):
     """A framework, layout, layer, gate or option of which nothing is known."""
+
+
+class OptionError(BridgeError, ValueError):
+    """What was asked for means nothing: a value out of range, an option without effect, a wrong line of a recipe."""
 
 
 class MissingFramework(BridgeError, ImportError):

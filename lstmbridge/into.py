@@ -59,8 +59,8 @@ def matched(
     By label, by path where that is one layer's on both sides, and for those that have neither there by the only
     assignment that shapes and Specs admit. `renamed` are names that were given for this, and so must be there.
 
-    Errors: UnknownName for a name in `renamed` that is not in the file; LayoutError for a layer that has no place;
-    Ambiguous, with the candidates, where several assignments are possible.
+    Errors: UnknownName for a name in `renamed` that is not in the file; those of `fitted` for one that has its name;
+    LayoutError for a layer that has no place; Ambiguous, with the candidates, where several assignments are possible.
     """
     for name in renamed:
         if not any(name in (each.label, each.path) or each.path.startswith(f"{name}.") for each in existing.layers):
@@ -68,6 +68,10 @@ def matched(
     by_name = {layer.label: _named(layer, layers, existing) for layer in layers}
     chosen = {label: found for label, found in by_name.items() if found is not None}
     _check_once(chosen)
+    for layer in layers:
+        place = chosen.get(layer.label)
+        if place is not None and _obstacle(layer, place, existing, allow) is not None:
+            fitted(layer, place, existing, allow)  # raises: before the layers that are left are blamed for it
     rest = [layer for layer in layers if layer.label not in chosen]
     free = [each for each in existing.layers if each.label not in {found.label for found in chosen.values()}]
     chosen |= _assigned(rest, free, existing, allow)

@@ -10,8 +10,6 @@ import contextlib
 import itertools
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -24,15 +22,36 @@ import numpy as np
 from lstmbridge import arrays as xp
 from lstmbridge import mapped, named, registry
 from lstmbridge.contract import FOR_BOTH, Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, NothingRecurrent, Unsupported, unknown
+from lstmbridge.errors import (
+    Ambiguous,
+    BridgeError,
+    FileError,
+    LayoutError,
+    NothingRecurrent,
+    OptionError,
+    Unsupported,
+    unknown,
+)
 from lstmbridge.fit import LOSSY, Fitted, Holds, fit, refusals
 from lstmbridge.into import Existing, Into, matched
 from lstmbridge.into import fitted as into_place
 from lstmbridge.layer import Array, Layer
+from lstmbridge.placing import atomic, plainly
 from lstmbridge.remainder import Remainder
 from lstmbridge.spec import Spec
 
-__all__ = ["Migration", "Report", "convert", "edit", "migrate", "read", "read_all", "select", "write"]
+__all__ = [
+    "Migration",
+    "Report",
+    "convert",
+    "edit",
+    "expect_effect",
+    "migrate",
+    "read",
+    "read_all",
+    "select",
+    "write",
+]
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -181,11 +200,13 @@ def migrate(
 
     Errors: Unsupported if the target cannot hold a layer, with every reason and the alternative (nothing is written);
     FileError for a file that exists or cannot be written; of `into`, Ambiguous and LayoutError for a layer that has no
-    one place there; and those of `read`.
+    one place there; OptionError for an option without effect; and those of `read`.
     """
     reading_options, writing_options = _split_options(options)
     layers, allow = ((each,) if isinstance(each, str) else each for each in (layers, allow))
     target = _target(to, path) if into is None else _same_format(Path(into), to, path)
+    if into is None:
+        expect_effect(target, writing_options)
     step = progress or _silent
     step("reading", 0, 3)
     reading = read_all(source, **{"only": tuple(layers), **reading_options})
@@ -212,7 +233,7 @@ def migrate(
     step("writing", 2, 3)
     kept = Remainder.of(sources, targets)
     _check_apart(source, path, into, remainder_path)
-    place: _Place = partial(_plainly if staged else atomic, force=force)
+    place: _Place = partial(plainly if staged else atomic, force=force)
     with contextlib.nullcontext() if remainder_path is None else place(Path(remainder_path)) as aside:
         if aside is not None:
             kept.save(aside)
@@ -498,6 +519,21 @@ def _suffix(path: Path, framework: registry.Framework) -> str:
     return max((each for each in framework.suffixes if path.name.endswith(each)), key=len, default=path.suffix)
 
 
+def expect_effect(target: registry.Framework, options: Mapping[str, Any]) -> None:
+    """That no option of `WriteOptions` was set that is for another framework. Errors: OptionError, naming that one."""
+    for name in (name for name in registry.names() if name != target.name):
+        other = registry.framework(name)
+        for option in other.options:
+            value = options.get(option)
+            if value not in (None, WriteOptions.__dataclass_fields__[option].default) and option not in target.options:
+                flag = f"--{option.replace('_', '-')}"
+                raise OptionError(
+                    f"{option} has no effect on {target.name}",
+                    f"found {option} = {value}; it is for {other.name}",
+                    f"leave it out: {option}= ({flag})",
+                )
+
+
 def _check_no_choice(**options: Any) -> None:
     """That nothing is asked for that the existing file decides. Errors: LayoutError."""
     default = {field.name: field.default for field in fields(WriteOptions)}
@@ -573,73 +609,6 @@ def _check_apart(source: Source, path: str | Path | None, into: str | Path | Non
     others = [each for each in (source, path, into) if isinstance(each, str | os.PathLike)]
     if remainder_path is not None and any(Path(each).resolve() == Path(remainder_path).resolve() for each in others):
         raise FileError(f"{remainder_path} is the source or the target", "give the remainder a file of its own")
-
-
-@contextmanager
-def atomic(destination: Path, *, force: bool = False) -> Iterator[Path]:
-    """A path to write to; what is there when the block ends takes its place at `destination`, all of it or nothing.
-
-    Files that begin with the same name (external data) move along, before the main file. Errors: FileError if the
-    destination exists and `force` is false, or cannot be written.
-    """
-    _check_free(destination, force)
-    if not destination.parent.is_dir():
-        raise FileError(f"{destination.parent}: no such directory", "make it first")
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    except OSError as error:
-        raise FileError(f"{destination} cannot be written", f"found: {error.strerror or error}") from error
-    try:
-        with _explained(destination):
-            yield staging / destination.name
-            _move(staging, destination, force)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _move(staging: Path, destination: Path, force: bool) -> None:
-    """Moves the finished files into their places, those that go on from the main file's name first."""
-    files = sorted(staging.iterdir(), key=lambda each: each.name == destination.name)
-    for file in files:
-        _check_free(destination.parent / file.name, force)
-    mode = 0o666 & ~_umask()
-    for file in files:
-        file.chmod(mode)
-        os.replace(file, destination.parent / file.name)
-
-
-@contextmanager
-def _plainly(destination: Path, *, force: bool = False) -> Iterator[Path]:
-    """The destination itself. Errors: as of `atomic`."""
-    _check_free(destination, force)
-    with _explained(destination):
-        yield destination
-
-
-@contextmanager
-def _explained(destination: Path) -> Iterator[None]:
-    """Turns whatever goes wrong while writing into a FileError that names the destination."""
-    try:
-        yield
-    except BridgeError:
-        raise
-    except (OSError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise FileError(f"{destination} cannot be written: nothing was left behind", f"found: {reason}") from error
-
-
-def _check_free(path: Path, force: bool) -> None:
-    if path.is_dir():
-        raise FileError(f"{path} is a directory", "expected the name of a file")
-    if path.exists() and not force:
-        raise FileError(f"{path} exists already", "force=True (--force) overwrites it; or choose another name")
-
-
-def _umask() -> int:
-    """The mode bits that new files are made without; the system tells them only in exchange for others."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _report(before: Layer, after: Fitted) -> Report:

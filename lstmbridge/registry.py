@@ -31,6 +31,7 @@ class Framework:
 
     suffixes  of the files that it reads; those of `writes` it writes, too
     default_suffixes  those that mean it where nothing else is said
+    options  those fields of `WriteOptions` that are for this framework alone
     companions  the names of the files that are read along with one; `beginning(text)` gives all names that begin so
     """
 
@@ -41,6 +42,7 @@ class Framework:
     writes: tuple[str, ...]
     default_suffixes: tuple[str, ...]
     extra: str
+    options: tuple[str, ...] = ()
     claims: Callable[[Path], bool] | None = None
     companions: Callable[[str, Callable[[str], list[str]]], list[str]] | None = None
 
@@ -110,8 +112,8 @@ def framework(name: str) -> Framework:
     module = importlib.import_module(package)
     default = getattr(module, "DEFAULT_SUFFIXES", module.SUFFIXES)
     writes = getattr(module, "WRITES", module.SUFFIXES)
-    hooks = (getattr(module, "claims", None), getattr(module, "companions", None))
-    return Framework(module.NAME, package, module.ROOTS, module.SUFFIXES, writes, default, module.EXTRA, *hooks)
+    more = (getattr(module, "OPTIONS", ()), getattr(module, "claims", None), getattr(module, "companions", None))
+    return Framework(module.NAME, package, module.ROOTS, module.SUFFIXES, writes, default, module.EXTRA, *more)
 
 
 def _own() -> Iterator[Framework]:

@@ -21,7 +21,7 @@ PICTURE = """
     errors
     spec
     layer
-    stored zipcopy mapped
+    stored zipcopy mapped placing
     arrays tensorfile npz wire
     sstable
     bundle

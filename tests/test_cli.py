@@ -207,3 +207,44 @@ def test_a_bar_is_shown_on_a_terminal_once_work_takes_a_second(
         progress("writing", 2, 3)
         time.sleep(seconds / 4)
     assert ("2/3" in capsys.readouterr().err) is shown
+
+
+def test_an_option_for_another_framework_is_a_usage_error(model: Path, tmp_path: Path) -> None:
+    for options in (["--opset", "14"], ["--external-data"], ["--lengths"], ["--initial"]):
+        found = call("convert", model, tmp_path / "a.safetensors", *options)
+        assert found.exit_code == 2
+        assert "has no effect on torch" in found.output
+        assert "it is for onnx" in found.output
+        assert options[0] in found.output
+    assert [each.name for each in tmp_path.iterdir()] == [model.name]
+    assert call("convert", model, tmp_path / "a.onnx", "--opset", "14", "--initial").exit_code == 0
+
+
+def test_what_a_job_is_asked_wrongly_is_a_usage_error(model: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    model.rename(source / model.name)
+    for options in (["--timeout", "0"], ["--opset", "14"]):
+        found = call("migrate", source, out, "--to", "torch", *options)
+        assert found.exit_code == 2, found.output
+    recipe = tmp_path / "jobs.toml"
+    recipe.write_text('[[job]]\nsource = "in"\ndestination = "out"\nto = "torch"\nopset = 14\n')
+    found = call("run", recipe)
+    assert found.exit_code == 2
+    assert "jobs.toml:5: opset has no effect on torch" in found.output
+    assert not out.exists()
+
+
+def test_a_job_says_what_was_reparameterised(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "abcde":
+        convert(layer(path="rnn", bias="dual"), path=tmp_path / "in" / f"{name}.npz")
+    found = call("migrate", tmp_path / "in", tmp_path / "out", "--to", "keras", "--jobs", "1")
+    assert "5 reparameterised" in found.output
+    assert "bias + recurrent_bias merged into one" in found.output
+    assert "a.npz, b.npz, c.npz and 2 more" in found.output
+
+
+def test_an_unnamed_layer_is_called_the_layer(tmp_path: Path) -> None:
+    one, other = (convert(layer(cell), path=tmp_path / f"{cell}.npz") for cell in ("lstm", "gru"))
+    assert "the layer and the layer are of different kinds" in call("check", one, other).output

@@ -823,6 +823,8 @@ REFUSED: list[tuple[str, type[BridgeError], str, Callable[[], Any], dict[str, An
      lambda: decoder(path="gru.a", activations=("hard_sigmoid", "tanh")), {}),
     ("another clip", Unsupported, "cannot express clip 3", lambda: decoder(path="gru.a", clip=3.0), {}),
     ("a bias that it has not", Unsupported, r"dual bias|b_hn", lambda: decoder(path="bare"), {}),
+    ("another cell where rename says, and one more", Unsupported, r"'lstm' in four.npz cannot express a gru layer",
+     lambda: (decoder(path="p"), encoder(path="q")), {"rename": {"p": "lstm"}}),
     ("no such name", UnknownName, r"unknown layer of four.npz 'gru.c'\n.*did you mean 'gru.", decoder,
      {"rename": {"second": "gru.c"}}),
     ("nothing of that name here", UnknownName, "unknown layer to rename 'x'", decoder, {"rename": {"x": "gru.a"}}),

@@ -22,7 +22,7 @@ from helpers import layer, same_weights
 from lstmbridge import read, write
 from lstmbridge.certificate import beside, verify
 from lstmbridge.cli import main
-from lstmbridge.errors import FileError, LayoutError, UnknownName, Unsupported
+from lstmbridge.errors import FileError, LayoutError, OptionError, UnknownName, Unsupported
 from lstmbridge.jobs import VERDICTS, Job, Record, run
 from lstmbridge.jobs import work as working
 from lstmbridge.jobs.journal import Journal
@@ -616,8 +616,8 @@ def test_options_are_checked_before_anything_is_done() -> None:
         ({"dtype": "float23"}, UnknownName, "dtype"),
         ({"allow": ("peepholes",)}, UnknownName, "thing to allow"),
         ({"engine": "spark://here"}, UnknownName, "engine"),
-        ({"jobs": 0}, LayoutError, "jobs is 0"),
-        ({"opset": 3}, LayoutError, "opset is 3"),
+        ({"jobs": 0}, OptionError, "jobs is 0"),
+        ({"opset": 3}, OptionError, "opset is 3"),
     ]:
         with pytest.raises(error, match=words):
             Job(**{**given, **changes})  # type: ignore[arg-type]

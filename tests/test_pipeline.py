@@ -15,7 +15,7 @@ from helpers import HIDDEN, labelled, layer, layer_of, same_weights, spec
 from lstmbridge import Layer, convert, edit, migrate, read, registry, write
 from lstmbridge.errors import BridgeError, FileError, LayoutError, UnknownName, Unsupported
 from lstmbridge.fit import FEATURES
-from lstmbridge.pipeline import atomic
+from lstmbridge.placing import atomic
 
 SPECS: list[dict[str, Any]] = [
     {},

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from job_files import models
 
 from lstmbridge.cli import main
-from lstmbridge.errors import FileError
+from lstmbridge.errors import FileError, OptionError
 from lstmbridge.jobs import Job
 from lstmbridge.jobs.recipes import load
 
@@ -80,7 +80,7 @@ def test_a_file_of_jobs(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_said_with_its_line(old: str, new: str, line: int, words: str, tmp_path: Path) -> None:
     assert old in GOOD
-    with pytest.raises(FileError, match=words) as caught:
+    with pytest.raises(OptionError, match=words) as caught:
         load(write(tmp_path, GOOD.replace(old, new)))
     if "TOML" not in words:
         assert caught.value.headline.startswith(f"{tmp_path}/jobs.toml:{line}: "), caught.value
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said_with_its_line(old: str, new: str, line: int, word
       "toml:7: destination is that of 'job 1'")],
 )  # fmt: skip
 def test_a_file_without_jobs(text: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=words):
+    with pytest.raises(OptionError, match=words):
         load(write(tmp_path, text))
 
 

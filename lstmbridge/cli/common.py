@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lstmbridge.errors import Ambiguous, BridgeError, UnknownName
+from lstmbridge.errors import Ambiguous, BridgeError, OptionError, UnknownName
 
 __all__ = ["emit", "exit_code", "left_alone", "refusing", "show_notes", "table", "waiting"]
 
@@ -36,7 +36,7 @@ def _finite(data: Any) -> Any:
 
 def exit_code(error: BridgeError) -> int:
     """2 for what the caller must say otherwise, 1 for everything else."""
-    return 2 if isinstance(error, UnknownName | Ambiguous) else 1
+    return 2 if isinstance(error, UnknownName | Ambiguous | OptionError) else 1
 
 
 def refusing(function: F) -> F:

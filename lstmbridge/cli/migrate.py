@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "show"]
 
+_CHANGES, _NAMED = 8, 3  # so many kinds of changes are told, each with so many files
 _MANY = 20  # so many files without an output are named at the end; the report names all of them
 
 
@@ -153,6 +154,18 @@ def _print_check(checked: Sequence[Record]) -> None:
         )
 
 
+def _print_changes(changed: Sequence[Record]) -> None:
+    """What was done to layers that are not just as they were: in how many files, and in which, where they are few."""
+    files: dict[str, list[str]] = {}
+    for record in changed:
+        layers = [layer for layer in record.layers if layer.get("verdict") == record.verdict]
+        for note in dict.fromkeys(note for layer in layers for note in layer.get("notes", ())):
+            files.setdefault(note, []).append(record.source)
+    for note, names in sorted(files.items(), key=lambda item: -len(item[1]))[:_CHANGES]:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        click.echo(f"       {note}: {', '.join(names[:_NAMED])}{more}")
+
+
 def _print(summary: Summary) -> None:
     """The files without an output, with the reason; then what became of how many."""
     from lstmbridge.jobs import VERDICTS
@@ -168,6 +181,8 @@ def _print(summary: Summary) -> None:
         click.echo("no file that lstmbridge reads; --include PATTERN takes others, too")
     for verdict, count in summary.counts.items():
         click.echo(f"{count:6} {verdict}: {VERDICTS[verdict]}")
+        if verdict in ("reparameterised", "lossy"):
+            _print_changes([record for record in summary.records if record.verdict == verdict])
     _print_check([record for record in summary.records if record.agreement])
     end = "would have taken" if summary.dry else "interrupted after" if summary.interrupted else "took"
     made = sum(record.verdict != "skipped" for record in summary.records)

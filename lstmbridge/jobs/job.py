@@ -13,9 +13,9 @@ from typing import Any
 
 from lstmbridge import __version__, registry
 from lstmbridge.certificate import layout_version
-from lstmbridge.errors import LayoutError, UnknownName, Unsupported, unknown
+from lstmbridge.errors import OptionError, UnknownName, Unsupported, unknown
 from lstmbridge.fit import DROPS
-from lstmbridge.pipeline import DTYPES
+from lstmbridge.pipeline import DTYPES, expect_effect
 
 __all__ = ["ENGINES", "Job"]
 
@@ -46,8 +46,8 @@ class Job:
 
     The other fields are options of `lstmbridge.migrate`, for every file alike.
 
-    Errors: UnknownName for a framework, suffix, dtype, engine or thing to allow that is none; LayoutError for numbers
-    out of range; Unsupported for a framework whose files are not written.
+    Errors: UnknownName for a framework, suffix, dtype, engine or thing to allow that is none; OptionError for numbers
+    out of range, and for an option without effect; Unsupported for a framework whose files are not written.
 
     >>> job = Job(source="old", destination="new", to="torch", include=("**/*.h5",))
     >>> job.output_suffix
@@ -99,6 +99,7 @@ class Job:
         written = registry.framework(self.to).writes
         if not written:
             raise Unsupported(f"{self.to} files are not written here", "they are only read")
+        expect_effect(registry.framework(self.to), self.writing)
         if self.suffix is not None:
             _known(f"suffix of {self.to}", [self.suffix], written)
 
@@ -146,4 +147,4 @@ def _check_numbers(job: Job) -> None:
     for name, low, high in (("jobs", 1, 4096), ("timeout", 1e-3, float("inf")), ("opset", 7, 22)):
         value = getattr(job, name)
         if value is not None and not low <= value <= high:
-            raise LayoutError(f"{name} is {value}", f"expected {low:g} to {high:g}")
+            raise OptionError(f"{name} is {value}", f"expected {low:g} to {high:g}")

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lstmbridge.errors import BridgeError, FileError, unknown
+from lstmbridge.errors import BridgeError, FileError, OptionError, unknown
 from lstmbridge.jobs.job import Job
 
 __all__ = ["load"]
@@ -34,7 +34,10 @@ _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def load(path: str | Path) -> dict[str, Job]:
-    """The jobs of a file by their names, in its order. Errors: FileError with the line that is wrong."""
+    """The jobs of a file by their names, in its order.
+
+    Errors: OptionError with the line that is wrong; FileError for a file that cannot be read.
+    """
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -43,7 +46,7 @@ def load(path: str | Path) -> dict[str, Job]:
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise FileError(f"{file}: not TOML", f"found: {error}") from error
+        raise OptionError(f"{file}: not TOML", f"found: {error}") from error
     return _Reader(file, text).jobs(found)
 
 
@@ -100,7 +103,7 @@ class _Reader:
         return where if _URL.match(where) else str(self.file.parent / where)
 
     def check(self, given: Mapping[str, Any], table: str, number: int) -> None:
-        """That every key is a field, and every value of its type. Errors: FileError with the line."""
+        """That every key is a field, and every value of its type. Errors: OptionError with the line."""
         hints = {**typing.get_type_hints(Job), **({"name": str} if table == "job" else {})}
         for key, value in given.items():
             line = self.line_of(key, table, number)
@@ -109,8 +112,8 @@ class _Reader:
             if not _fits(value, hints[key]):
                 raise self.wrong(line, f"{key} is {value!r}", f"expected {_words(hints[key])}")
 
-    def wrong(self, line: int, headline: str, *details: str) -> FileError:
-        return FileError(f"{self.file}:{line}: {headline}", *details)
+    def wrong(self, line: int, headline: str, *details: str) -> OptionError:
+        return OptionError(f"{self.file}:{line}: {headline}", *details)
 
     def line_of(self, key: str, table: str = "", number: int = 0) -> int:
         """The line of a key in the table of that name and number; of the table itself where the key is not found."""

@@ -8,6 +8,7 @@ NAME = "onnx"
 ROOTS = ("onnx",)
 SUFFIXES = (".onnx",)
 EXTRA = "onnxruntime"
+OPTIONS = ("opset", "external_data", "lengths", "initial")
 
 
 def companions(name: str, beginning: Callable[[str], list[str]]) -> list[str]:
