@@ -514,7 +514,8 @@ def _pairable(a: Sequence[Layer], b: Sequence[Layer]) -> None:
     for x, y in zip(a, b, strict=True):
         found = [(s.cell, s.input_size, s.hidden_size, s.state_size, s.directions) for s in (x.spec, y.spec)]
         if found[0] != found[1]:
-            raise LayoutError(f"{_labels([x])} and {_labels([y])} are of different kinds", f"found {x.spec}; and {y.spec}")
+            who = f"{_labels([x])} and {_labels([y])}"
+            raise LayoutError(f"{who} are of different kinds", f"found {x.spec}; and {y.spec}")
 
 
 def _labels(layers: Sequence[Layer]) -> str:

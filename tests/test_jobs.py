@@ -22,7 +22,7 @@ from helpers import layer, same_weights
 from lstmbridge import read, write
 from lstmbridge.certificate import beside, verify
 from lstmbridge.cli import main
-from lstmbridge.errors import FileError, LayoutError, OptionError, UnknownName, Unsupported
+from lstmbridge.errors import FileError, OptionError, UnknownName, Unsupported
 from lstmbridge.jobs import VERDICTS, Job, Record, run
 from lstmbridge.jobs import work as working
 from lstmbridge.jobs.journal import Journal
