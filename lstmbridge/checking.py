@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lstmbridge import arrays as xp
 from lstmbridge import reference, registry
-from lstmbridge.contract import FOR_BOTH, Outputs, Reading, ReadOptions, States
+from lstmbridge.contract import FOR_BOTH, InitialStates, Outputs, Reading, ReadOptions
 from lstmbridge.errors import Disagreement, LayoutError, MissingFramework, unknown
 from lstmbridge.layer import Layer
 from lstmbridge.mapped import forget
@@ -402,7 +402,9 @@ class _Side:
             c += list(outputs.c)
         return Outputs(x, h, c)
 
-    def _module(self, layers: Sequence[Layer], x: Float, h0: States, c0: States, steps: _Steps) -> Outputs:
+    def _module(
+        self, layers: Sequence[Layer], x: Float, h0: InitialStates, c0: InitialStates, steps: _Steps
+    ) -> Outputs:
         """One module; where its framework takes no mask, on the steps that count, moved together."""
         if steps.mask is None:
             ran = self.live.run(self.obj, layers, x, h0, c0, steps.lengths)

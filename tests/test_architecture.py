@@ -25,7 +25,8 @@ PICTURE = """
     arrays tensorfile npz wire
     sstable
     bundle
-    notation
+    grammar
+    notation statenotation
     fit reference
     contract
     registry remainder

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from lstmbridge.contract import Gradients, Outputs, Reading, ReadOptions, States, WriteOptions
+from lstmbridge.contract import Gradients, InitialStates, Outputs, Reading, ReadOptions, WriteOptions
 from lstmbridge.errors import FileError, LayoutError, MissingFramework, Unsupported, unknown
 from lstmbridge.fit import Fitted, fit
 from lstmbridge.frameworks.keras import files
@@ -189,8 +189,8 @@ def run(
     obj: Any,
     layers: Sequence[Layer],
     x: npt.NDArray[Any],
-    h0: States,
-    c0: States,
+    h0: InitialStates,
+    c0: InitialStates,
     lengths: Sequence[int] | None,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Outputs:
@@ -206,8 +206,8 @@ def gradients(
     obj: Any,
     layers: Sequence[Layer],
     x: npt.NDArray[Any],
-    h0: States,
-    c0: States,
+    h0: InitialStates,
+    c0: InitialStates,
     lengths: Sequence[int] | None,
     pull: Outputs,
 ) -> Gradients:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from lstmbridge.fit import FEATURES, Holds, any_activation, only
 from lstmbridge.notation import Layout
 from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, Spec
+from lstmbridge.statenotation import StateForm, StateLayout
 
-__all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "LAYOUTS"]
+__all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "LAYOUTS", "STATES"]
 
 #: The class of our own module, as `Layer.metadata` names it.
 FAITHFUL_CLASS = "lstmbridge.frameworks.torch.faithful.Recurrent"
@@ -42,6 +43,14 @@ def _layout(cell: str, suffix: str) -> Layout:
 LAYOUTS = {cell: _layout(cell, "_l{l}{d}") for cell in CELLS}
 #: nn.LSTMCell, nn.GRUCell, nn.RNNCell: the same without level and direction.
 CELL_LAYOUTS = {cell: _layout(cell, "") for cell in CELLS}
+
+#: What nn.LSTM and its kind take and give; what nn.LSTMCell and its kind do.
+STATES = {
+    "layer": StateForm(
+        StateLayout(("h_n", "h : (l d) b p"), ("c_n", "c : (l d) b h"), source="torch/nn/modules/rnn.py"), alone=True
+    ),
+    "cell": StateForm(StateLayout(("h", "h : b p"), ("c", "c : b h"), source="torch/nn/modules/rnn.py"), alone=True),
+}
 
 
 def _limit(spec: Spec) -> str | None:
