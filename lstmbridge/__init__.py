@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lstmbridge.checking import Agreement, check, diff
     from lstmbridge.errors import BridgeError
+    from lstmbridge.handover import read_states, write_states
     from lstmbridge.layer import Layer
     from lstmbridge.named import from_arrays
     from lstmbridge.notation import Layout
     from lstmbridge.pipeline import Migration, convert, edit, migrate, read, write
     from lstmbridge.remainder import Remainder
     from lstmbridge.spec import Activation, Spec
+    from lstmbridge.states import States
     from lstmbridge.summary import inspect
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ _HOMES = {
     "Migration": "pipeline",
     "Remainder": "remainder",
     "Spec": "spec",
+    "States": "states",
     "check": "checking",
     "convert": "pipeline",
     "diff": "checking",
@@ -46,7 +49,9 @@ _HOMES = {
     "inspect": "summary",
     "migrate": "pipeline",
     "read": "pipeline",
+    "read_states": "handover",
     "write": "pipeline",
+    "write_states": "handover",
 }
 
 __all__ = [
@@ -58,6 +63,7 @@ __all__ = [
     "Migration",
     "Remainder",
     "Spec",
+    "States",
     "check",
     "convert",
     "diff",
@@ -66,7 +72,9 @@ __all__ = [
     "inspect",
     "migrate",
     "read",
+    "read_states",
     "write",
+    "write_states",
 ]
 
 

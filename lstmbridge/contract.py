@@ -14,8 +14,7 @@ A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who
                   imports no framework
     live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
                   run(obj, layers, x, h0, c0, lengths), optionally gradients(...) and tensors(obj), and for states
-                  native(array), states(obj, layers) and set_states(obj, layers, arrays); imports its framework at the
-                  top
+                  native(array), states(obj, layers) and set_states(obj, pairs); imports its framework at the top
     files.py      read(path, options), optionally write(targets, path, options) and
                   patch(existing, layers, path, options); no framework where the format allows it
 
@@ -174,7 +173,7 @@ class LiveRoom(Protocol):
                 it, states are given on the host
     states      (obj, layers) -> what the one module that `layers` are keeps of its state between calls: arrays by the
                 names of its usual form, which may be views; None if it keeps nothing
-    set_states  (obj, layers, arrays) makes these, named so, what it keeps; all of them or none
+    set_states  (obj, pairs of layers and arrays), the arrays named so: these are what is kept; all of them or none
     """
 
     read: Callable[[Any, ReadOptions], Reading]

@@ -17,7 +17,7 @@ the arrays: a tuple, a list a level, a dict.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -118,9 +118,10 @@ class StateLayout:
 
     def unpack(self, arrays: Named, specs: Sequence[Spec], *, who: str = "") -> list[dict[str, Array]]:
         """For each level its states by name: views on the memory of `arrays`. Errors: those of `check`."""
-        batch = self.check(arrays, specs, who=who)
+        places = self.places(specs, self.check(arrays, specs, who=who))
         return [
-            {name: each.of(arrays[each.key]) for name, each in level.items()} for level in self.places(specs, batch)
+            {name: level[name].of(arrays[level[name].key]) for name in names(spec)}
+            for spec, level in zip(specs, places, strict=True)
         ]
 
     def pack(self, states: Sequence[Named], specs: Sequence[Spec]) -> dict[str, Array]:
@@ -223,7 +224,8 @@ def _explain(slot: Slot, found: tuple[int, ...], slots: Iterable[Slot]) -> list[
 
 def _explain_axes(slot: Slot, found: tuple[int, ...]) -> Iterator[str]:
     """A line for each axis that has another length, in words."""
-    if found != slot.shape and sorted(found) == sorted(slot.shape):
+    of_batches = [replace(slot, sizes={**slot.sizes, "b": size}).shape for size in found]
+    if found not in of_batches and any(sorted(found) == sorted(each) for each in of_batches):
         yield "its axes are in another order"
         return
     words = {"l": "levels", "d": "directions"}
@@ -232,7 +234,7 @@ def _explain_axes(slot: Slot, found: tuple[int, ...]) -> Iterator[str]:
         if size != right and counted:
             yield f"{axis} is {' x '.join(counted)} = {right}, not {size}"
         elif size != right and axis.indices == ("b",):
-            yield f"its batch is {size}, and {right} elsewhere"
+            yield f"its batch is {size}, not {right}"
 
 
 # ---- whole arrays, one a layer
@@ -343,7 +345,7 @@ class StateForm:
         return {key: each for key, (_, each) in zip(keys, given, strict=True)}
 
     def _explain(self, found: int, keys: Sequence[str], specs: Sequence[Spec]) -> Iterator[str]:
-        yield f"expected {len(keys)} for {_said(specs)}: {', '.join(keys)}"
+        yield f"expected {len(keys)}: {', '.join(keys)}"
         twice = 2 * len(keys) if all(spec.cell != "lstm" for spec in specs) else len(keys) // 2
         if found == twice:
             cell = specs[0].cell.upper()

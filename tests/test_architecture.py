@@ -32,6 +32,8 @@ PICTURE = """
     registry remainder
     named into
     pipeline drawing
+    states
+    handover
     checking summary
     certificate
     initializers jobs testing
