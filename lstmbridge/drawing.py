@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,17 @@ from lstmbridge import registry
 from lstmbridge.errors import unknown
 from lstmbridge.notation import Block, Layout
 from lstmbridge.spec import CELLS
+from lstmbridge.statenotation import StateForm
 
 __all__ = ["Drawn", "draw", "layouts"]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One array of a layout: its name, the line of the notation, and for each axis that is cut, its blocks."""
+    """One array of a layout: its name, the line of the notation, and for each axis that is cut, its blocks.
+
+    cell  whose weights they are; of states ``states``, with the name of the form
+    """
 
     framework: str
     cell: str
@@ -41,10 +45,16 @@ class Drawn:
 
 
 def layouts(names: Sequence[str] = ()) -> tuple[Drawn, ...]:
-    """The layouts of these frameworks, or of all: `name` or ``name.cell``. Errors: UnknownName with the near name.
+    """The layouts of these frameworks, or of all: `name`, ``name.cell`` or ``name.states``.
+
+    Errors: UnknownName with the near name.
 
     >>> [drawn.text for drawn in layouts(["torch.rnn"])][0]
     'kernel : (g h) i'
+    >>> print(draw(layouts(["onnx.states"])[:2]))
+    onnx states (layout=0)
+      initial_h  h : d b p
+      initial_c  c : d b h
     """
     return tuple(drawn for name in names or registry.names() for drawn in _of(name))
 
@@ -52,12 +62,23 @@ def layouts(names: Sequence[str] = ()) -> tuple[Drawn, ...]:
 def _of(name: str) -> Iterator[Drawn]:
     framework, _, cell = name.partition(".")
     room = registry.framework(framework).layout
-    if cell and cell not in room.LAYOUTS:
-        raise unknown("layout", name, [f"{framework}.{each}" for each in room.LAYOUTS])
-    for each in [cell] if cell else [c for c in CELLS if c in room.LAYOUTS]:
+    forms: Mapping[str, StateForm] = getattr(room, "STATES", {})
+    known = [*(each for each in CELLS if each in room.LAYOUTS), *["states"] * bool(forms)]
+    if cell and cell not in known:
+        raise unknown("layout", name, [f"{framework}.{each}" for each in known])
+    for each in [cell] if cell else known:
+        if each == "states":
+            yield from _of_states(framework, forms)
+            continue
         layout: Layout = room.LAYOUTS[each]
         for key, text, axes in layout.blocks():
             yield Drawn(framework, each, key, text, axes, layout.source)
+
+
+def _of_states(framework: str, forms: Mapping[str, StateForm]) -> Iterator[Drawn]:
+    for name, form in forms.items():
+        for line in form.layout.lines:
+            yield Drawn(framework, f"states ({name})", line.key, line.text, (), form.layout.source)
 
 
 def draw(drawn: Sequence[Drawn]) -> str:

@@ -10,6 +10,7 @@ does what is written.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ def read_states(
     >>> print(read_states({"Y_h": np.full((1, 4, 3), 0.5)}, layer))
     layer: rnn: h d b p = (1, 4, 3) within 0.5, float64
     """
+    if isinstance(value, str | os.PathLike):
+        raise OptionError(f"{value} is a path", "a file of states: States.load; a model that keeps some: load it first")
     if not _is_own_form(value):
         if framework is not None or form is not None:
             what = f"framework= and form= are for states by themselves, not for a {type(value).__name__}"
@@ -173,15 +176,17 @@ def _taken_apart(value: Any, units: Sequence[Sequence[Layer]], name: str, form: 
 
 def _by_label(value: Mapping[str, Any], labels: Sequence[str], name: str) -> list[dict[str, Any]]:
     """The entries of each label, without it; one label alone may be left out. Errors: LayoutError for what is left."""
-    apart_ = [{key.removeprefix(f"{label}."): each for key, each in value.items() if key.startswith(f"{label}.")}
-              for label in labels]  # fmt: skip
-    if len(labels) == 1 and len(apart_[0]) < len(value):
+    found = [
+        {key.removeprefix(f"{label}."): each for key, each in value.items() if key.startswith(f"{label}.")}
+        for label in labels
+    ]
+    if len(labels) == 1 and len(found[0]) < len(value):
         return [dict(value)]
     left = [key for key in value if not any(key.startswith(f"{label}.") for label in labels)]
     if left:
-        raise LayoutError(f"{name} states of no layer: {', '.join(left)}", f"expected names that begin with "
-                          f"{' or '.join(f'{label}.' for label in labels)}")  # fmt: skip
-    return apart_
+        expected = f"expected names that begin with {' or '.join(f'{label}.' for label in labels)}"
+        raise LayoutError(f"{name} states of no layer: {', '.join(left)}", expected)
+    return found
 
 
 def _array(value: Any, who: str) -> Array:
@@ -305,6 +310,6 @@ def _write_kept(states: States, obj: Any) -> Any:
         raise _keeps_nothing(name, obj)
     known = {layer.label: layer for unit in there for layer in unit}
     placed = states.onto(tuple(known.values()))
-    live.set_states(obj, [([known[state.label] for state in unit], _packed(unit, form))
-                          for unit in _units(placed.states, form)])  # fmt: skip
+    units = _units(placed.states, form)
+    live.set_states(obj, [([known[state.label] for state in unit], _packed(unit, form)) for unit in units])
     return obj

@@ -185,6 +185,8 @@ def test_layouts() -> None:
     assert found.exit_code == 0
     assert "weight_ih_l{l}{d}  kernel : (g h) i" in found.output
     assert "| i 0:h | f h:2h | g 2h:3h | o 3h:4h |" in found.output
+    assert "{l}.{d}.h  h : b p" in call("layouts", "keras.states").output
+    assert "did you mean 'torch.states'" in call("layouts", "torch.state").output
     everything = json.loads(call("layouts", "--json").output)
     assert {each["framework"] for each in everything} >= {"keras", "torch", "onnx", "tf1", "gates"}
 

@@ -452,6 +452,8 @@ def test_questions_that_make_no_sense() -> None:
     states = numbered([one])
     with pytest.raises(LayoutError, match="whose states are these"):
         read_states(np.ones((1, BATCH, 11)))
+    with pytest.raises(OptionError, match=r"model\.keras is a path\n.*States\.load"):
+        read_states("model.keras", one)
     with pytest.raises(OptionError, match="form='cell' of no framework"):
         read_states(np.ones((1, BATCH, 11)), gru, form="cell")
     with pytest.raises(OptionError, match="for states by themselves, not for a GRU"):
@@ -603,6 +605,13 @@ def test_dtypes_are_cast_only_where_it_is_asked_for() -> None:
     [half] = write_states(states, to="keras", dtype="float16")
     assert keras.backend.standardize_dtype(half.dtype) == "float16"
     assert read_states(write_states(states, to="torch", dtype="bfloat16"), one)[""].dtype == "bfloat16"
+
+
+def test_a_dtype_that_the_backend_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As jax makes float32 of float64 unless it is told not to."""
+    monkeypatch.setattr(ops, "convert_to_tensor", lambda value: ops.cast(value, "float32"))
+    with pytest.raises(Unsupported, match="keras: float64 becomes float32 on the .* backend\n.*cast it first"):
+        write_states(numbered([layer("gru")], dtype="float64"), to="keras")
 
 
 # ---- states that a layer keeps
