@@ -993,7 +993,7 @@ def _refusals() -> Iterator[Mutant]:
         "the project's own module is used unasked",
         wrapped(
             "lstmbridge.pipeline._fit_one",
-            lambda original, layer, target, allow, faithful: original(layer, target, allow, True),
+            lambda original, target, allow, faithful, layer: original(target, allow, True, layer),
         ),
         tried("lstm", "peepholes", "torch"),
         tried("gru-before", "plain", "torch"),

@@ -19,7 +19,7 @@ from lstmbridge import tensorfile
 from lstmbridge.errors import FileError, LayoutError, Unsupported, unknown
 from lstmbridge.grammar import expect_names
 from lstmbridge.layer import Array, Layer, dtype_name, label_of
-from lstmbridge.pipeline import read
+from lstmbridge.pipeline import DTYPES, read
 from lstmbridge.placing import atomic
 from lstmbridge.spec import Spec
 from lstmbridge.statenotation import CANONICAL, names, shape, together
@@ -188,7 +188,7 @@ class States:
             raise LayoutError(f"states of batch {batch}", "expected at least 1")
         made = []
         for layer in layers_of(layers):
-            to = tensorfile.numpy_dtype(dtype or layer.dtype)
+            to = tensorfile.numpy_dtype(_known(dtype or layer.dtype))
             arrays = {name: draw(shape(layer.spec, name, batch)).astype(to) for name in names(layer.spec)}
             made.append(State.at(layer, arrays))
         return cls(tuple(made))
@@ -322,8 +322,14 @@ def _truncated_normal(rng: np.random.Generator, size: tuple[int, ...]) -> npt.ND
 
 
 def _cast(array: Array, dtype: str | None) -> Array:
-    """The array on memory of its own, in that dtype."""
-    return xp.own(array if dtype is None else xp.cast(array, dtype))
+    """The array on memory of its own, in that dtype. Errors: UnknownName."""
+    return xp.own(array if dtype is None else xp.cast(array, _known(dtype)))
+
+
+def _known(dtype: str) -> str:
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    return dtype
 
 
 def _wide(array: Array) -> npt.NDArray[np.float64]:

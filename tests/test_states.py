@@ -494,6 +494,8 @@ def test_zeros_have_the_layers_dtype_and_the_layers_shapes() -> None:
     assert {state.dtype for state in states} == {"float32"}
     assert States.zeros(layer(dtype="bfloat16"), 1)[""].dtype == "bfloat16"
     assert States.zeros(layer("gru"), 1, dtype="float64").c == [None]
+    with pytest.raises(UnknownName, match="unknown dtype 'float31'\n.*did you mean 'float32'"):
+        States.zeros(layer(), 1, dtype="float31")
     with pytest.raises(LayoutError, match="states of batch 0"):
         States.zeros(layer(), 0)
 
@@ -605,6 +607,8 @@ def test_dtypes_are_cast_only_where_it_is_asked_for() -> None:
     [half] = write_states(states, to="keras", dtype="float16")
     assert keras.backend.standardize_dtype(half.dtype) == "float16"
     assert read_states(write_states(states, to="torch", dtype="bfloat16"), one)[""].dtype == "bfloat16"
+    with pytest.raises(UnknownName, match="unknown dtype 'half'"):
+        write_states(states, to="torch", dtype="half")
 
 
 def test_a_dtype_that_the_backend_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
