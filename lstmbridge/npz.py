@@ -9,7 +9,6 @@ import math
 import os
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,21 +17,11 @@ import numpy.typing as npt
 
 from lstmbridge.errors import FileError
 from lstmbridge.mapped import LARGE, numbers
+from lstmbridge.zipcopy import ZIP_ERRORS
 
 __all__ = ["load", "load_directory"]
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    struct.error,
-    zlib.error,
-)
 _MANY = 100_000  # files in a directory
 
 
@@ -42,7 +31,7 @@ def load(path: Path) -> dict[str, npt.NDArray[Any]]:
         with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             return {member.filename.removesuffix(".npy"): _member(archive, raw, member) for member in members}
-    except _UNREADABLE as error:
+    except ZIP_ERRORS as error:
         raise FileError(f"{path}: not a readable .npz file", f"found: {error}") from error
 
 
@@ -112,5 +101,5 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
                 return np.zeros(shape, dtype)
             flat = numbers(file.fileno(), dtype, math.prod(shape), file.tell())
         return flat.reshape(shape, order="F" if fortran else "C")
-    except _UNREADABLE as error:
+    except ZIP_ERRORS as error:
         raise FileError(f"{path}: not a readable .npy file", f"found: {error}") from error

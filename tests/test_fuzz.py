@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import sys
 import tracemalloc
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -121,3 +122,28 @@ def test_the_whole_files_are_read(name: str, whole: dict[str, list[bytes]], tmp_
         path = tmp_path / f"{number}{SEEDS.FORMATS[name][0]}"
         path.write_bytes(data)
         assert SEEDS.attempt(path)
+
+
+# ---- what the fuzzer found
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("suffix", [".keras", ".npz"])
+def test_a_packed_member_that_does_not_unpack_is_an_error_of_ours(suffix: str, method: int, tmp_path: Path) -> None:
+    """Each method of packing has errors of its own, which a damaged stream raises before its checksum is looked at."""
+    [whole, *_] = SEEDS.FORMATS[suffix[1:]][1](tmp_path)
+    packed = tmp_path / f"packed{suffix}"
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(packed, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert SEEDS.attempt(packed)
+    with zipfile.ZipFile(packed) as archive:
+        member = archive.infolist()[0]
+    data = packed.read_bytes()
+    begin = member.header_offset + 30 + len(member.filename)
+    outcomes = set()
+    for at in range(begin, begin + member.compress_size, max(1, member.compress_size // 40)):
+        damaged = tmp_path / f"damaged{suffix}"
+        damaged.write_bytes(data[:at] + bytes(255 - byte for byte in data[at : at + 3]) + data[at + 3 :])
+        outcomes.add(SEEDS.attempt(damaged))
+    assert False in outcomes
