@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -86,7 +87,10 @@ def _header(file: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], boo
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"{name} has version {version}")
-    shape, fortran, dtype = _HEADERS[version](file)
+    try:
+        shape, fortran, dtype = _HEADERS[version](file)
+    except (SyntaxError, tokenize.TokenError) as error:  # numpy takes a header that is no literal for one of Python 2
+        raise ValueError(f"{name} has a header that is no dict") from error
     count = math.prod(shape)
     if dtype.hasobject or min(shape, default=0) < 0 or count * dtype.itemsize > size:
         raise ValueError(f"{name} says {count} numbers of {dtype} in {size} bytes")

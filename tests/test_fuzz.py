@@ -16,6 +16,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from lstmbridge import read
+from lstmbridge.errors import FileError
+
 ROOT = Path(__file__).parents[1]
 
 #: What reading may take beside four times the file: caches, imports, and the fixed cost of each format's library.
@@ -147,3 +150,41 @@ def test_a_packed_member_that_does_not_unpack_is_an_error_of_ours(suffix: str, m
         damaged.write_bytes(data[:at] + bytes(255 - byte for byte in data[at : at + 3]) + data[at + 3 :])
         outcomes.add(SEEDS.attempt(damaged))
     assert False in outcomes
+
+
+def test_a_tensor_of_more_axes_than_an_array_can_have(tmp_path: Path) -> None:
+    import onnx
+
+    [whole, *_] = SEEDS.FORMATS["onnx"][1](tmp_path)
+    model = onnx.load(whole)
+    for tensor in model.graph.initializer:
+        tensor.dims.extend([1] * 70)
+    onnx.save(model, whole)
+    assert not SEEDS.attempt(whole)
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<f4', 'shape': (3,", "{'descr':\n  1\n '<f4'}", "(((", "0x"])
+def test_an_array_file_whose_header_is_no_literal(header: str, tmp_path: Path) -> None:
+    head = f"{header}\n".encode()
+    array = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("lstmbridge.gates.npy", array)
+    assert not SEEDS.attempt(tmp_path / "a.npz")
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "kernel.npy").write_bytes(array)
+    with pytest.raises(FileError):
+        read(tmp_path / "arrays", layout="tf1", forget_constant=1.0)
+
+
+def test_an_attribute_of_a_type_that_there_is_not(tmp_path: Path) -> None:
+    """The library takes a type of varying length for texts, whatever its kind, and ends the process over it."""
+    [whole, *_] = SEEDS.FORMATS["h5"][1](tmp_path)
+    data = whole.read_bytes()
+    at = data.index(b"keras_version\0\0\0") + 16
+    assert data[at : at + 2] == b"\x19\x01"
+    for kind in (0x00, 0x02, 0x1C, 0x31, 0xFF):
+        for place, value in ((1, kind), (2, 7), (12, 28)):
+            damaged = bytearray(data)
+            damaged[at + place] = value
+            (tmp_path / "damaged.h5").write_bytes(damaged)
+            assert not SEEDS.attempt(tmp_path / "damaged.h5")
