@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lstmbridge.remainder import Remainder
     from lstmbridge.spec import Activation, Spec
     from lstmbridge.summary import inspect
+    from lstmbridge.training import migrate_optimizer, read_optimizer
 
 __version__ = "0.1.0"
 
@@ -45,7 +46,9 @@ _HOMES = {
     "from_arrays": "named",
     "inspect": "summary",
     "migrate": "pipeline",
+    "migrate_optimizer": "training",
     "read": "pipeline",
+    "read_optimizer": "training",
     "write": "pipeline",
 }
 
@@ -65,7 +68,9 @@ __all__ = [
     "from_arrays",
     "inspect",
     "migrate",
+    "migrate_optimizer",
     "read",
+    "read_optimizer",
     "write",
 ]
 

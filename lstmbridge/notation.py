@@ -23,7 +23,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -110,6 +110,10 @@ class Place:
         """The weight: a view on `array` (a copy only for an opposite sign or where the framework has no views)."""
         seen = xp.view(array, self.split, self.index, self.axes)
         return seen if self.sign > 0 else -seen
+
+    def of_power(self, power: int) -> Place:
+        """Where such a power of the weight stands: an even one has lost the sign."""
+        return self if power % 2 else replace(self, sign=1)
 
     def stored(self, weight: Array) -> Array:
         """`weight` as the array's block holds it: axes back in the array's order, sign as stored."""

@@ -27,11 +27,12 @@ PICTURE = """
     bundle
     notation
     fit reference
+    optimizers
     contract
     registry remainder
     named into
     pipeline drawing
-    checking summary
+    checking summary training
     certificate
     initializers jobs testing
     cli
@@ -39,7 +40,7 @@ PICTURE = """
 ROW = {name: number for number, line in enumerate(PICTURE.split("\n")) for name in line.split()}
 
 #: What the rooms of a framework's folder see of the core: the last row each may import.
-LAST_ROW = {"__init__": ROW["bundle"], "layout": ROW["fit"]}
+LAST_ROW = {"__init__": ROW["bundle"], "layout": ROW["optimizers"]}
 LAST_ROW_OF_A_ROOM = ROW["contract"]
 
 #: Rooms of a folder that say who a framework is and how it stores weights, without importing it.

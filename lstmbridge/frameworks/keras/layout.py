@@ -15,6 +15,7 @@ from typing import Any
 from lstmbridge.errors import Unsupported
 from lstmbridge.fit import FEATURES, Holds, any_activation
 from lstmbridge.notation import Layout
+from lstmbridge.optimizers import Rules
 from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Activation, Spec
 
 __all__ = [
@@ -232,4 +233,16 @@ FAITHFUL = Holds(
     directions=_DIRECTIONS,
     merges=frozenset(MERGES),
     features=frozenset({*FEATURES, "forget constant"}),
+)
+
+# ---- optimizers
+
+#: How Keras' optimizers differ from the canonical rules. Source: keras/src/optimizers/*.py.
+OPTIMIZERS = Rules(
+    epsilon={
+        "adam": "before the bias correction: sqrt(v) + epsilon",
+        "rmsprop": "inside the root: sqrt(v + epsilon)",
+        "adagrad": "inside the root: sqrt(s + epsilon)",
+    },
+    through="float32",
 )

@@ -25,7 +25,7 @@ from lstmbridge.frameworks.keras.objects import CELL_CLASSES, Finder, array, cla
 from lstmbridge.frameworks.keras.running import run_layer
 from lstmbridge.layer import Layer
 
-__all__ = ["assign", "build", "gradients", "load", "read", "run", "tensors"]
+__all__ = ["assign", "build", "gradients", "layer_at", "load", "read", "run", "tensors"]
 
 
 def read(obj: Any, options: ReadOptions) -> Reading:
@@ -73,7 +73,7 @@ def _find(obj: Any) -> Finder:
     return found
 
 
-def _at(obj: Any, path: str) -> Any:
+def layer_at(obj: Any, path: str) -> Any:
     """The recurrent layer at a path. Errors: UnknownName."""
     known = _find(obj).layers
     if path not in known:
@@ -87,7 +87,7 @@ def assign(obj: Any, layers: Sequence[Layer]) -> None:
     Errors: UnknownName for a path where no recurrent layer is; LayoutError for weights of another shape.
     """
     for layer in layers:
-        fill(_at(obj, layer.path), [layer], layer.path)
+        fill(layer_at(obj, layer.path), [layer], layer.path)
 
 
 def build(targets: Sequence[Fitted], options: WriteOptions) -> Any:
@@ -199,7 +199,7 @@ def run(
     Errors: UnknownName for a path that is not there; those of `lstmbridge.frameworks.keras.running.run_layer`.
     """
     keep = mask if lengths is None else _counted(lengths, x)
-    return run_layer(_at(obj, layers[0].path), layers, x, h0, c0, keep)
+    return run_layer(layer_at(obj, layers[0].path), layers, x, h0, c0, keep)
 
 
 def gradients(
@@ -216,7 +216,7 @@ def gradients(
     A variable that is not trainable has none: zeros. Errors: those of `run`.
     """
     keep = None if lengths is None else _counted(lengths, x)
-    return gradients_of(_at(obj, layers[0].path), layers, x, h0, c0, keep, pull)
+    return gradients_of(layer_at(obj, layers[0].path), layers, x, h0, c0, keep, pull)
 
 
 def _counted(lengths: Sequence[int], x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from lstmbridge.fit import FEATURES, Holds, any_activation, only
 from lstmbridge.notation import Layout
+from lstmbridge.optimizers import Rules
 from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, Spec
 
 __all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "LAYOUTS"]
@@ -73,4 +74,14 @@ FAITHFUL = Holds(
     directions=frozenset({("forward",), ("reverse",), ("forward", "reverse")}),
     merges=frozenset(MERGES),
     features=frozenset({*FEATURES, "forget constant"}),
+)
+
+#: How torch's optimizers differ from the canonical rules. Source: torch/optim/*.py.
+OPTIMIZERS = Rules(
+    epsilon={
+        "adam": "after the bias correction: sqrt(v') + epsilon",
+        "rmsprop": "after the root: sqrt(v) + epsilon",
+        "adagrad": "after the root: sqrt(s) + epsilon",
+    },
+    through="float64",
 )
