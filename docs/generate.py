@@ -123,7 +123,21 @@ def drawn() -> str:
     return f"```text\n{draw(layouts())}\n```"
 
 
+def training() -> str:
+    """How far each run of torch was from Keras', as examples/training.py found it."""
+    found = json.loads((ROOT / "docs" / "training.json").read_text(encoding="utf-8"))
+    said = {
+        "frozen": "torch from the first step, second biases frozen",
+        "resumed": f"torch from step {found['steps'] // 2} on, model and optimizer converted",
+        "both biases": "torch from the first step, both biases trained",
+        "no optimizer": f"torch from step {found['steps'] // 2} on, a new optimizer",
+    }
+    lines = [f"| {found['steps']} steps of Adam in float64 | largest difference of the losses |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {words} | {found['apart'][name]:.1e} |" for name, words in said.items())])
+
+
 PAGES = {
+    "docs/training.md": {"training": training},
     "README.md": {"support": support},
     "docs/layouts.md": {"layouts": drawn},
     "docs/conformance.md": {"teeth": teeth},
