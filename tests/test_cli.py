@@ -154,6 +154,33 @@ def test_inspect(tmp_path: Path) -> None:
     assert np.isnan(read(file)[0]["forward.bias.f"][0]), "moved unchanged"
 
 
+def test_inspect_counts_part_by_part_and_gate_by_gate(model: Path, tmp_path: Path) -> None:
+    found = call("inspect", model)
+    assert f"dimensions:  input 5, hidden {HIDDEN}, output {2 * HIDDEN} (both directions, concat)" in found.output
+    rows = [" ".join(line.split()) for line in found.output.splitlines()]
+    assert "kernel 2 directions x 4 gates x 11 x 5 110 110 110 110 440" in rows
+    assert "all 396 396 396 396 1,584" in rows
+    assert "recurrent_bias 3 gates x 11 11 11 11 33" in rows
+    assert "all 2 layers: 1,584 + 1,155 = 2,739 parameters" in rows
+    assert "arrays:" not in found.output, "nobody said whose layers these are"
+    stored = convert(model, path=tmp_path / "model.safetensors")
+    found = call("inspect", stored, "--layer", "decoder")
+    arrays = "weight_ih_l0 (33, 22), weight_hh_l0 (33, 11), bias_ih_l0 (33,), bias_hh_l0 (33,)"
+    assert f"arrays:      {arrays}" in found.output
+    assert "all 1 layers" not in found.output
+    document = json.loads(call("inspect", model, "--json").output)
+    assert document["parameters"] == sum(each["parameters"] for each in document["layers"]) == 2739
+
+
+def test_inspect_brief_is_one_line_a_layer(model: Path) -> None:
+    assert len(call("inspect", model, "--brief").output.splitlines()) == 2
+
+
+def test_inspect_says_which_weights_are_not_used(tmp_path: Path) -> None:
+    file = convert(layer(coupled=True), path=tmp_path / "x.npz")
+    assert "not used:    what belongs to f: the forget gate is 1 - i (coupled)" in call("inspect", file).output
+
+
 def test_check_of_two_files(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.npz"
     assert call("convert", model, other).exit_code == 0
