@@ -210,10 +210,36 @@ def test_diff(model: Path, tmp_path: Path) -> None:
 def test_layouts() -> None:
     found = call("layouts", "torch.lstm")
     assert found.exit_code == 0
-    assert "weight_ih_l{l}{d}  kernel : (g h) i" in found.output
-    assert "| i 0:h | f h:2h | g 2h:3h | o 3h:4h |" in found.output
+    assert "  weight_ih_l{l}{d}  (4h, i)  kernel : (g h) i" in found.output
+    assert "| f  [h:2h, :]  |" in found.output
     everything = json.loads(call("layouts", "--json").output)
     assert {each["framework"] for each in everything} >= {"keras", "torch", "onnx", "tf1", "gates"}
+    assert {"array", "layout", "shape", "axes", "blocks", "legend", "source"} <= set(everything[0])
+
+
+def test_layouts_with_sizes_have_slices_in_numbers() -> None:
+    found = call("layouts", "keras.lstm", "--sizes", "input=300, hidden=128")
+    assert "{d}.kernel  (300, 512)  kernel : i (g h)" in found.output
+    assert "| [:, 0:128] | [:, 128:256] | [:, 256:384] | [:, 384:512] |" in found.output
+    [kernel, *_] = json.loads(call("layouts", "keras.lstm", "--sizes", "input=300,hidden=128", "--json").output)
+    assert kernel["shape"] == [300, 512]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ("hidden", "'hidden' is not NAME=SIZE"),
+        ("hidden=x", "hidden is 'x', and no whole number"),
+        ("hidden=3,hidden=4", "hidden is given twice"),
+        ("hidden=0", "hidden is 0"),
+        ("units=3", "unknown size 'units'"),
+        ("hidden=4,state=3", "state=3 has no effect on gru"),
+    ],
+)
+def test_sizes_that_are_none_are_a_usage_error(sizes: str, message: str) -> None:
+    found = call("layouts", "keras.gru", "--sizes", sizes)
+    assert found.exit_code == 2
+    assert message in found.output
 
 
 def test_an_error_has_one_clear_line_first(tmp_path: Path) -> None:
