@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lstmbridge.named import from_arrays
     from lstmbridge.notation import Layout
     from lstmbridge.pipeline import Migration, convert, edit, migrate, read, write
+    from lstmbridge.plotting import plot
     from lstmbridge.remainder import Remainder
     from lstmbridge.spec import Activation, Spec
     from lstmbridge.summary import inspect
@@ -45,6 +46,7 @@ _HOMES = {
     "from_arrays": "named",
     "inspect": "summary",
     "migrate": "pipeline",
+    "plot": "plotting",
     "read": "pipeline",
     "write": "pipeline",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "from_arrays",
     "inspect",
     "migrate",
+    "plot",
     "read",
     "write",
 ]

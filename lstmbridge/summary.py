@@ -144,6 +144,42 @@ class LayerSummary:
         """How many of its numbers are infinite."""
         return sum(weight.inf for weight in self.weights)
 
+    def facts(self) -> dict[str, str | tuple[str, ...]]:
+        """What is to be said about it beside its Spec, by name: a text, or several; nothing that is not so."""
+        spec = self.spec
+        told: dict[str, str | tuple[str, ...]] = {
+            "activations": self.activations,
+            "dimensions": _dimensions(spec),
+            "parameters": self.formula,
+            "dtype": self.dtype,
+            "stored as": self.source,
+            "arrays": tuple(f"{name} {shape}" for name, shape in self.arrays.items()),
+            "reads": self.after or "",
+            "not used": "what belongs to f: the forget gate is 1 - i (coupled)" if spec.coupled else "",
+            "not finite": f"{self.nan} NaN, {self.inf} infinite" if self.nan or self.inf else "",
+        }
+        return {name: text for name, text in told.items() if text}
+
+    def counts(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The parameters as a table, part by part and gate by gate: its columns, and its rows with their sum below."""
+        gates = self.spec.gates
+        rows = [
+            (part.part, part.formula, *(f"{part.gates[g]:,}" if g in part.gates else "" for g in gates),
+             f"{part.numbers:,}")
+            for part in self.parts
+        ]  # fmt: skip
+        total = ("all", "", *(f"{self.gates[gate]:,}" for gate in gates), f"{self.parameters:,}")
+        return ("part", "formula", *gates, "numbers"), [*rows, total]
+
+    def statistics(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The weights as a table: its columns, and a row a weight."""
+        rows = [
+            (w.name, " x ".join(map(str, w.shape)),
+             *(f"{number:.4g}" for number in (w.minimum, w.maximum, w.mean, w.deviation)), str(w.nan), str(w.inf))
+            for w in self.weights
+        ]  # fmt: skip
+        return ("weight", "shape", "min", "max", "mean", "std", "NaN", "Inf"), rows
+
     def as_json(self) -> dict[str, Any]:
         """The same as plain data."""
         return {
@@ -191,6 +227,13 @@ class Summary:
         """How many parameters all layers have together."""
         return sum(layer.parameters for layer in self.layers)
 
+    @property
+    def total(self) -> str:
+        """The sum in words: ``all 2 layers: 748 + 528 = 1,276 parameters``; nothing for one layer."""
+        terms = " + ".join(f"{layer.parameters:,}" for layer in self.layers)
+        several = len(self.layers) > 1
+        return f"all {len(self.layers)} layers: {terms} = {self.parameters:,} parameters" if several else ""
+
     def as_json(self) -> dict[str, Any]:
         """The same as plain data."""
         return {
@@ -224,6 +267,14 @@ def formula(spec: Spec) -> str:
     text += f" + {p} * {h}" if spec.projection_size is not None else ""
     total = sum(math.prod(spec.shape(name)) for name in spec.names())
     return f"{f'2 * ({text})' if spec.bidirectional else text} = {total:,}"
+
+
+def _dimensions(spec: Spec) -> str:
+    words = [f"input {spec.input_size}", f"hidden {spec.hidden_size}"]
+    words += [] if spec.projection_size is None else [f"projection {spec.projection_size}"]
+    told = f"both directions, {spec.merge}" if spec.bidirectional else spec.directions[0]
+    apart = "of each direction" if spec.bidirectional and spec.merge == "none" else f"({told})"
+    return ", ".join([*words, f"output {spec.output_size} {apart}"])
 
 
 def _gates(count: int) -> str:

@@ -21,7 +21,7 @@ PICTURE = """
     errors
     spec
     layer
-    stored zipcopy mapped placing
+    stored zipcopy mapped placing markup
     arrays tensorfile npz wire
     sstable
     bundle
@@ -33,7 +33,7 @@ PICTURE = """
     pipeline drawing
     checking summary
     certificate
-    initializers jobs testing
+    initializers jobs testing plotting
     cli
 """
 ROW = {name: number for number, line in enumerate(PICTURE.split("\n")) for name in line.split()}
