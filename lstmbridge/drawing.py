@@ -174,8 +174,8 @@ def _legend(layout: Layout) -> Iterator[str]:
 
 
 def _called(layout: Layout, gate: str) -> str:
-    name = layout.gate_names.get(gate, gate)
-    return gate if name == gate else f"{name} ({gate})"
+    name, stored = layout.gate_names.get(gate, gate), f"{'-' if layout.signs[gate] < 0 else ''}{gate}"
+    return name if name == stored else f"{name} ({stored})"
 
 
 # ---- the picture

@@ -188,7 +188,7 @@ def test_the_legend_says_what_stands_for_what() -> None:
     assert legend("onnx.gru") == ("d is 2; of a layer with one direction it is 1, and that direction's index is 0",)
     own = Layout("-z r n", ("{g}", "kernel : h i"), gate_names={"z": "update"})
     assert layouts([own])[0].legend == (
-        "{g} is update (z), r, n", "-gate: the opposite of its numbers is stored",
+        "{g} is update (-z), r, n", "-gate: the opposite of its numbers is stored",
     )  # fmt: skip
 
 

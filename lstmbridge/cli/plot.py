@@ -28,7 +28,7 @@ def command(file: str, output: str, as_json: bool, **options: Any) -> None:
     distributed, with what is added to it at run time. An .html file also has what `lstmbridge inspect` says. A .png or
     .svg has one sheet under another, a .pdf a page for each.
 
-    Needs matplotlib: pip install 'lstmbridge[plot]'. With --json the figures are on standard output, too.
+    Needs matplotlib: pip install 'lstmbridge[plot]'. With --json the numbers are on standard output, too.
 
     \b
     lstmbridge plot model.keras -o model.html
