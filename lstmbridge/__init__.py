@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lstmbridge.named import from_arrays
     from lstmbridge.notation import Layout
     from lstmbridge.pipeline import Migration, convert, edit, migrate, read, write
+    from lstmbridge.plotting import plot
     from lstmbridge.remainder import Remainder
     from lstmbridge.spec import Activation, Spec
     from lstmbridge.summary import inspect
@@ -47,6 +48,7 @@ _HOMES = {
     "inspect": "summary",
     "migrate": "pipeline",
     "migrate_optimizer": "training",
+    "plot": "plotting",
     "read": "pipeline",
     "read_optimizer": "training",
     "write": "pipeline",
@@ -69,6 +71,7 @@ __all__ = [
     "inspect",
     "migrate",
     "migrate_optimizer",
+    "plot",
     "read",
     "read_optimizer",
     "write",

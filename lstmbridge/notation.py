@@ -33,7 +33,7 @@ from lstmbridge.layer import Array, dtype_name
 from lstmbridge.mapped import Later
 from lstmbridge.spec import GATES, PARTS, Spec
 
-__all__ = ["Block", "Layout", "Place", "Slot"]
+__all__ = ["Block", "Cut", "Layout", "Place", "Slot"]
 
 ENUMERATED = ("d", "k", "g")
 SIZES = ("i", "h", "p")
@@ -124,11 +124,40 @@ class Place:
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of an axis and what stands in it, its ends in sizes: ``f h:2h``."""
+    """A stretch of an axis and what stands in it, its ends in sizes: ``f h:2h``.
 
-    what: str
+    words  what stands in it, by the index that tells: ``{"g": "f"}``, or ``{"k": "bias", "g": "f"}``, outermost first
+    start  where it begins: ``0``, ``h``, ``2h``, ``i``
+    stop   where it ends, and after a colon the step where it is interleaved: ``4h:4``
+    """
+
+    words: Mapping[str, str]
     start: str
     stop: str
+
+    @property
+    def what(self) -> str:
+        """Its words in a row: ``bias f``."""
+        return " ".join(self.words.values())
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One axis of an array as it is cut.
+
+    axis    as written: ``(g h)``
+    length  in sizes: ``4h``; ``d`` for an axis that counts the directions
+    blocks  those it is cut into; none for a plain size
+    """
+
+    axis: str
+    length: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def sized(self) -> bool:
+        """Whether its blocks are stretches; where it only counts, each is one index."""
+        return any(index in self.axis for index in SIZES)
 
 
 class Layout:
@@ -275,11 +304,22 @@ class Layout:
         filled = line.key.replace("{d}", self.directions.get(direction, direction)).replace("{l}", str(level))
         return filled.replace("{g}", self.gate_names.get(gate, gate))
 
-    def blocks(self) -> Iterator[tuple[str, str, tuple[tuple[str, tuple[Block, ...]], ...]]]:
-        """For each line: the array's name, what is in it, and the blocks along each axis that is cut into some."""
+    def cuts(self) -> Iterator[tuple[_Line, tuple[Cut, ...]]]:
+        """For each line, how each axis of its array is cut.
+
+        An axis whose blocks are no slices (it has two sizes) is taken apart into its indices.
+
+        >>> [(line, cuts)] = Layout("r z n", ("b", "bias : (g h)")).cuts()
+        >>> [f"{block.what} {block.start}:{block.stop}" for block in cuts[0].blocks]
+        ['r 0:h', 'z h:2h', 'n 2h:3h']
+        """
         for line in self.lines:
-            cut = ((str(axis), _blocks(self, line, axis)) for axis in line.axes)
-            yield line.key, line.text, tuple((axis, blocks) for axis, blocks in cut if blocks)
+            axes = (piece for axis in line.axes for piece in _sliceable(axis))
+            yield line, tuple(Cut(str(axis), _length(self, line, axis), _blocks(self, line, axis)) for axis in axes)
+
+    def lengths(self, line: _Line) -> tuple[str, ...]:
+        """The shape of a line's array in sizes, e.g. ``("i", "4h")``."""
+        return tuple(_length(self, line, axis) for axis in line.axes)
 
     def __str__(self) -> str:
         width = max(len(line.key) for line in self.lines)
@@ -477,21 +517,57 @@ def _place(
     return Place(slot.key, tuple(size for _, size in split), tuple(index), axes, layout.signs.get(gate, 1))
 
 
+def _sliceable(axis: _Axis) -> tuple[_Axis, ...]:
+    """The axis itself, or its indices one by one where it has more than one size and something that is counted."""
+    sizes = [index for index in axis.indices if index in SIZES]
+    if axis.joined or len(sizes) < 2:
+        return (axis,)
+    return tuple(_Axis((index,)) for index in axis.indices)
+
+
+def _names(layout: Layout, line: _Line) -> dict[str, tuple[str, ...]]:
+    """What each enumerated index counts, in order."""
+    gates = _gates_of(layout, line.parts[0])
+    signed = tuple(("-" if layout.signs.get(gate, 1) < 0 else "") + gate for gate in gates)
+    return {"d": ("forward", "reverse"), "k": tuple(part.name for part in line.parts), "g": signed}
+
+
+def _length(layout: Layout, line: _Line, axis: _Axis) -> str:
+    """How long an axis is, in sizes; both directions are counted where they share an axis with something else."""
+    if axis.joined:
+        return "+".join(axis.indices)
+    if axis.indices == ("d",):
+        return "d"
+    names = _names(layout, line)
+    count = _product([len(names[index]) for index in axis.indices if index in ENUMERATED])
+    return _edge(count, "".join(index for index in axis.indices if index in SIZES))
+
+
 def _blocks(layout: Layout, line: _Line, axis: _Axis) -> tuple[Block, ...]:
     """The blocks of an axis in symbols; none for a plain size."""
     if axis.joined:
-        edges = ["0", *(" + ".join(axis.indices[: n + 1]).replace(" ", "") for n in range(len(axis.indices)))]
-        return tuple(Block(part.name, *edges[n : n + 2]) for n, part in enumerate(line.parts))
-    if not set(axis.indices) & set(ENUMERATED):
-        return ()
-    names = {"d": ("forward", "reverse"), "k": tuple(part.name for part in line.parts)}
-    names["g"] = tuple(("-" if layout.signs.get(g, 1) < 0 else "") + g for g in _gates_of(layout, line.parts[0]))
+        edges = ["0", *("+".join(axis.indices[: n + 1]) for n in range(len(axis.indices)))]
+        return tuple(Block({"k": part.name}, *edges[n : n + 2]) for n, part in enumerate(line.parts))
     counted = [index for index in axis.indices if index in ENUMERATED]
-    whats = [" ".join(words) for words in itertools.product(*(names[index] for index in counted))]
+    if not counted:
+        return ()
+    names = _names(layout, line)
     unit = next((index for index in axis.indices if index in SIZES), "")
-    if axis.indices[0] in SIZES:  # interleaved: every len(whats)-th row
-        return tuple(Block(what, str(n), f"{len(whats)}{unit}:{len(whats)}") for n, what in enumerate(whats))
-    return tuple(Block(what, _edge(n, unit), _edge(n + 1, unit)) for n, what in enumerate(whats))
+    within = axis.indices[axis.indices.index(unit) + 1 :] if unit else ()  # interleaved: they count the fastest
+    step = _product([len(names[index]) for index in within])
+    return tuple(
+        Block(dict(zip(counted, words, strict=True)), *_stretch(n, step, unit))
+        for n, words in enumerate(itertools.product(*(names[index] for index in counted)))
+    )
+
+
+def _stretch(number: int, step: int, unit: str) -> tuple[str, str]:
+    """Where block `number` starts and stops; of `step` blocks that are interleaved each has every step-th entry."""
+    outer, first = divmod(number, step)
+    start, stop = _edge(outer * step, unit), _edge((outer + 1) * step, unit)
+    if step > 1:
+        return (f"{start}+{first}" if outer and first else start if outer else str(first)), f"{stop}:{step}"
+    return start, stop
 
 
 def _edge(count: int, unit: str) -> str:

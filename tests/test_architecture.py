@@ -21,7 +21,7 @@ PICTURE = """
     errors
     spec
     layer
-    stored zipcopy mapped placing
+    stored zipcopy mapped placing markup
     arrays tensorfile npz wire
     sstable
     bundle
@@ -34,7 +34,7 @@ PICTURE = """
     pipeline drawing
     checking summary training
     certificate
-    initializers jobs testing
+    initializers jobs testing plotting
     cli
 """
 ROW = {name: number for number, line in enumerate(PICTURE.split("\n")) for name in line.split()}
