@@ -9,8 +9,8 @@ A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who
                   and companions(name, beginning): the names of the files that are read along with the one of that
                   name; beginning(text) gives all that begin so
     layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours) and
-                  FAITHFUL_NOTE (how it is loaded), and ASKED (cell -> fields of the Spec that arrays never tell and
-                  nobody may guess); imports no framework
+                  FAITHFUL_NOTE (how it is loaded), ASKED (cell -> fields of the Spec that arrays never tell and
+                  nobody may guess), and INITIAL (cell -> Scheme: how its own layers begin); imports no framework
     live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
                   run(obj, layers, x, h0, c0, lengths), optionally gradients(...) and tensors(obj); imports its
                   framework at the top

@@ -21,7 +21,7 @@ PICTURE = """
     errors
     spec
     layer
-    stored zipcopy mapped placing
+    stored zipcopy mapped placing distributions
     arrays tensorfile npz wire
     sstable
     bundle
