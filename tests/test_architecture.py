@@ -34,6 +34,7 @@ PICTURE = """
     checking summary
     certificate
     initializers jobs testing
+    surgery
     cli
 """
 ROW = {name: number for number, line in enumerate(PICTURE.split("\n")) for name in line.split()}
