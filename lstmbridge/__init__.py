@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lstmbridge.checking import Agreement, check, diff
     from lstmbridge.errors import BridgeError
+    from lstmbridge.initializers import initial_layer
     from lstmbridge.layer import Layer
     from lstmbridge.named import from_arrays
     from lstmbridge.notation import Layout
@@ -45,6 +46,7 @@ _HOMES = {
     "diff": "checking",
     "edit": "pipeline",
     "from_arrays": "named",
+    "initial_layer": "initializers",
     "inspect": "summary",
     "migrate": "pipeline",
     "migrate_optimizer": "training",
@@ -68,6 +70,7 @@ __all__ = [
     "diff",
     "edit",
     "from_arrays",
+    "initial_layer",
     "inspect",
     "migrate",
     "migrate_optimizer",

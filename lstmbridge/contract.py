@@ -10,14 +10,13 @@ A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who
                   name; beginning(text) gives all that begin so
     layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours) and
                   FAITHFUL_NOTE (how it is loaded), CELL_LAYOUTS (cell -> Layout, where a class whose name ends in
-                  Cell has another), and ASKED (cell -> fields of the Spec that arrays never tell and nobody may
-                  guess); imports no framework
+                  Cell has another), ASKED (cell -> fields of the Spec that arrays never tell and nobody may guess),
+                  and INITIAL (cell -> Scheme: how its own layers begin); imports no framework
     live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
                   run(obj, layers, x, h0, c0, lengths), optionally gradients(...) and tensors(obj); imports its
                   framework at the top
     files.py      read(path, options), optionally write(targets, path, options) and
                   patch(existing, layers, path, options); no framework where the format allows it
-
     training.py   read(optimizer, obj, layers), build(state, obj, layers), freeze(obj, layers), train(obj, ...), and for
                   files whose optimizer only the framework itself reads, load(path, options); imports its framework at
                   the top. layout.py then says, as OPTIMIZERS, how its optimizers differ from the canonical rules

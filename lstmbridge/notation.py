@@ -16,6 +16,9 @@ another. A gate written ``-z`` is stored with the opposite sign.
 
 A line belongs to a layer when the layer has all of the line's parts; of several lines with one name, the one with most
 parts is meant. So ``bias : (g h)`` and ``bias | recurrent_bias : k (g h)`` can stand side by side.
+
+A cell may keep a second bias only where it needs one: ``recurrent_bias[n] : h``. Those of the other gates, which are
+only ever added to the bias that is there, are zeros when read, and must be zeros to be written.
 """
 
 from __future__ import annotations
@@ -190,6 +193,7 @@ class Layout:
         self.gate_names = gate_names
         self.source = source
         self._cache: dict[tuple[Spec, int], tuple[dict[str, Slot], dict[str, Place]]] = {}
+        self._partial = _is_partial(self)
 
     @property
     def bidirectional(self) -> bool:
@@ -203,6 +207,20 @@ class Layout:
     def places(self, spec: Spec, level: int = 0) -> dict[str, Place]:
         """Where every canonical weight of this layer stands, by the weight's name."""
         return self._resolve(spec, level)[1]
+
+    def absent(self, spec: Spec) -> dict[str, str]:
+        """The recurrent biases of this layer that no array holds and none needs to, each with the bias it is added to.
+
+        There are some only where the layout has places for those of other gates.
+        """
+        if not self._partial or spec.bias != "dual":
+            return {}
+        twins = {name.replace(".bias.", ".recurrent_bias."): name for name in self.places(spec) if ".bias." in name}
+        return {
+            name: twin
+            for name, twin in twins.items()
+            if name not in self.places(spec) and spec.mergeable(name.rpartition(".")[2])
+        }
 
     def keys(self, spec: Spec, level: int = 0) -> tuple[str, ...]:
         """The names of the arrays, in the order of the lines."""
@@ -218,7 +236,8 @@ class Layout:
         Errors: LayoutError for a missing, extra or wrongly shaped array; `who` names the layer in the message.
         """
         self.check(arrays, spec, level=level, who=who)
-        return {name: place.of(arrays[place.key]) for name, place in self.places(spec, level).items()}
+        weights = {name: place.of(arrays[place.key]) for name, place in self.places(spec, level).items()}
+        return weights | {name: xp.zeros_like(weights[twin]) for name, twin in self.absent(spec).items()}
 
     def pack(self, weights: Mapping[str, Array], spec: Spec, *, level: int = 0) -> dict[str, Array]:
         """The framework's arrays, filled from canonical `weights`; they own their memory, on the weights' device.
@@ -240,10 +259,11 @@ class Layout:
 
     def _blocks(self, weights: Mapping[str, Array], spec: Spec, level: int) -> dict[str, list[tuple[Place, Array]]]:
         """For each array, the weights in it and their places. Errors: LayoutError."""
-        places = self.places(spec, level)
-        homeless = [name for name in weights if name not in places]
+        places, absent = self.places(spec, level), self.absent(spec)
+        homeless = [n for n, array in weights.items() if n not in places and (n not in absent or xp.host(array).any())]
         if homeless:
-            raise LayoutError(f"no array of this layout holds {', '.join(homeless)}", f"the layout:\n{self}")
+            merged = [f"add {n} to {absent[n]}: they are only ever added together" for n in homeless if n in absent]
+            raise LayoutError(f"no array of this layout holds {', '.join(homeless)}", *merged, f"the layout:\n{self}")
         blocks: dict[str, list[tuple[Place, Array]]] = {key: [] for key in self.keys(spec, level)}
         for name, place in places.items():
             blocks[place.key].append((place, weights[name]))
@@ -406,6 +426,12 @@ def _check_line(line: _Line, joined: bool) -> None:
 
 
 # ---- from a layout and a Spec to places
+
+
+def _is_partial(layout: Layout) -> bool:
+    """Whether the layout has a place for the recurrent biases of some gates only."""
+    parts = [part for line in layout.lines for part in line.parts if part.name == "recurrent_bias"]
+    return bool(parts) and {gate for part in parts for gate in _gates_of(layout, part)} != set(layout.gates)
 
 
 def _lines_for(layout: Layout, spec: Spec) -> list[_Line]:
@@ -595,7 +621,7 @@ def _candidates(layout: Layout, features: Mapping[str, Any]) -> Iterator[Spec]:
         if fields.get("directions") not in (("forward", "reverse"), None):
             fields.pop("merge", None)
         spec = Spec(cell=layout.cell, **{"input_size": 1, "hidden_size": 1, **fields})
-        if set(layout.places(spec)) == set(spec.names()):
+        if {*layout.places(spec), *layout.absent(spec)} == set(spec.names()):
             yield spec
 
 

@@ -21,7 +21,7 @@ PICTURE = """
     errors
     spec
     layer
-    stored zipcopy mapped placing markup
+    stored zipcopy mapped placing markup distributions
     arrays tensorfile npz wire
     sstable
     bundle
@@ -35,6 +35,7 @@ PICTURE = """
     checking summary training
     certificate
     initializers jobs testing plotting
+    surgery
     cli
 """
 ROW = {name: number for number, line in enumerate(PICTURE.split("\n")) for name in line.split()}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lstmbridge.distributions import Scheme, glorot_uniform, orthogonal, zeros
 from lstmbridge.errors import Unsupported
 from lstmbridge.fit import FEATURES, Holds, any_activation
 from lstmbridge.notation import Layout
@@ -21,6 +22,7 @@ from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Activation, Spec
 __all__ = [
     "FAITHFUL",
     "HOLDS",
+    "INITIAL",
     "KERAS1_LAYOUTS",
     "KERAS3",
     "LAYOUTS",
@@ -62,6 +64,18 @@ KERAS1_LAYOUTS: Mapping[str, Layout] = {
         source="keras/layers/recurrent.py (Keras 1.2.2)",
     )
     for cell, gates, names in (("lstm", "i g f o", {"g": "c"}), ("gru", "z r n", {"n": "h"}))
+}
+
+# ---- how weights begin
+
+_PARTS = {"kernel": glorot_uniform(), "recurrent_kernel": orthogonal(), "bias": zeros(), "recurrent_bias": zeros()}
+
+#: The defaults of LSTM (with ``unit_forget_bias``), GRU and SimpleRNN. Sources: their ``__init__`` and ``build``;
+#: keras/src/initializers/random_initializers.py.
+INITIAL: Mapping[str, Scheme] = {
+    "lstm": Scheme(_PARTS, {"bias.f": 1.0}),
+    "gru": Scheme(_PARTS),
+    "rnn": Scheme(_PARTS),
 }
 
 # ---- activations

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lstmbridge.distributions import Scheme, glorot_uniform, zeros
 from lstmbridge.errors import LayoutError
 from lstmbridge.fit import Holds, only
 from lstmbridge.layer import Array
 from lstmbridge.notation import Layout
 from lstmbridge.spec import Spec
 
-__all__ = ["ASKED", "BLOCK_V2", "CUDNN_GRU", "HOLDS", "LAYOUTS", "PADDED", "spec_of"]
+__all__ = ["ASKED", "BLOCK_V2", "CUDNN_GRU", "HOLDS", "INITIAL", "LAYOUTS", "spec_of"]
 
 LAYOUTS = {
     "lstm": Layout(
@@ -41,9 +42,7 @@ LAYOUTS = {
     ),
 }
 
-#: CudnnCompatibleGRUCell: it resets after the product, and has both biases for n only. No cell stores the last line:
-#: the canonical form has both biases for each gate or for none.
-PADDED = "gates/recurrent_bias"
+#: CudnnCompatibleGRUCell: it resets after the product, and has both biases for n only.
 CUDNN_GRU = Layout(
     "r z n",
     ("gates/kernel", "kernel[r z] + recurrent_kernel[r z] : (i + p) (g h)"),
@@ -52,7 +51,6 @@ CUDNN_GRU = Layout(
     ("candidate/input_projection/bias", "bias[n] : (g h)"),
     ("candidate/hidden_projection/kernel", "recurrent_kernel[n] : p (g h)"),
     ("candidate/hidden_projection/bias", "recurrent_bias[n] : (g h)"),
-    (PADDED, "recurrent_bias[r z] : (g h)"),
     source="tensorflow/contrib/cudnn_rnn/python/ops/cudnn_rnn_ops.py: CudnnCompatibleGRUCell",
 )
 
@@ -64,6 +62,17 @@ BLOCK_V2 = Layout(
     ("w_{g}_diag", "peephole[i f o] : h"),
     source="tensorflow/core/ops/rnn_ops.cc: BlockLSTMV2",
 )
+
+_MATRICES = ("kernel", "recurrent_kernel", "peephole", "projection")
+_PARTS = {**dict.fromkeys(_MATRICES, glorot_uniform()), "bias": zeros()}
+
+#: The cells' ``build``: zeros for biases, but ones for a GRU's gates; what is given no initializer gets
+#: ``get_variable``'s, glorot_uniform over the whole array (tensorflow/python/ops/variable_scope.py).
+INITIAL = {
+    "lstm": Scheme(_PARTS),
+    "gru": Scheme(_PARTS, {"bias.r": 1.0, "bias.z": 1.0}),
+    "rnn": Scheme(_PARTS),
+}
 
 #: The runtime adds it to the forget gate, the default 1.0 or another; a checkpoint does not say which.
 ASKED = {"lstm": {"forget_constant": "say what the cell was made with: forget_constant=1.0 is TensorFlow's default"}}

@@ -7,12 +7,13 @@ h' = (1 - z) n + z h.
 
 from __future__ import annotations
 
+from lstmbridge.distributions import Scheme, uniform
 from lstmbridge.fit import FEATURES, Holds, any_activation, only
 from lstmbridge.notation import Layout
 from lstmbridge.optimizers import Rules
-from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, Spec
+from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, PARTS, Spec
 
-__all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "LAYOUTS"]
+__all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "INITIAL", "LAYOUTS"]
 
 #: The class of our own module, as `Layer.metadata` names it.
 FAITHFUL_CLASS = "lstmbridge.frameworks.torch.faithful.Recurrent"
@@ -43,6 +44,9 @@ def _layout(cell: str, suffix: str) -> Layout:
 LAYOUTS = {cell: _layout(cell, "_l{l}{d}") for cell in CELLS}
 #: nn.LSTMCell, nn.GRUCell, nn.RNNCell: the same without level and direction.
 CELL_LAYOUTS = {cell: _layout(cell, "") for cell in CELLS}
+
+#: Every parameter alike, whatever its shape: ``RNNBase.reset_parameters``.
+INITIAL = {cell: Scheme(dict.fromkeys(PARTS, uniform())) for cell in CELLS}
 
 
 def _limit(spec: Spec) -> str | None:
