@@ -3,7 +3,7 @@
     python examples/training.py [--steps 40] [--out docs]
 
 A Keras model (an LSTM and an RNN, in float64) learns to say the next value of a series. Four times a torch model does
-same beside it: with the second biases frozen or not; and taking over half-way, with the optimizer or with a new one.
+the same beside it: with the second biases frozen or not; and taking over half-way, with the optimizer or a new one.
 Everything is seeded: it gives the same figures again.
 """
 
