@@ -17,6 +17,7 @@ from teeth import (
     ROOMS,
     Crossed,
     Mutant,
+    Tried,
     after,
     attributes,
     constant,
@@ -449,7 +450,9 @@ def _dropped(weights: dict[str, Any]) -> Mapping[str, Any]:
     return {name: 0 * array for name, array in weights.items() if name.endswith("recurrent_bias.n")}
 
 
-def _first_only(original: Callable[..., Layer], layer: Layer) -> Layer:
+def _first_only(original: Callable[..., Layer], layer: Layer, form: str) -> Layer:
+    if form != "single":
+        return original(layer, form)
     kept = {name: array for name, array in layer.weights.items() if ".recurrent_bias." not in name}
     return layer.replace(spec=layer.spec.replace(bias="single"), weights=kept)
 
@@ -459,6 +462,8 @@ def _padded_with(share: float) -> Callable[..., Layer]:
 
     def pad(original: Callable[..., Layer], layer: Layer, form: str) -> Layer:
         made = original(layer, form)
+        if form != "dual":
+            return made
         twins = {name: name.replace(".bias.", ".recurrent_bias.") for name in made if ".bias." in name}
         rest = {name: made[name] * (1 - share) if share < 1 else made[name] for name in twins}
         return made.replace(weights={**made.weights, **rest, **{b: made[a] * share for a, b in twins.items()}})
@@ -482,10 +487,10 @@ def _fits() -> Iterator[Mutant]:
     own = (tried("lstm", "forget-constant+peepholes", "torch"),)
     yield new("b_hn is dropped", packed(_dropped), *gru)
     yield new("b_hn is merged into b_in", packed(_merged_inside), *gru)
-    yield new("of two biases that are merged the second is dropped", wrapped(f"{fit}._merge", _first_only), *dual)
+    yield new("of two biases that are merged the second is dropped", wrapped(f"{fit}._resummed", _first_only), *dual)
     yield new("a missing bias is ones", after("lstmbridge.arrays.zeros_like", lambda a: a + 1), *single)
-    yield new("a missing bias is the other one again", wrapped(f"{fit}._pad", _padded_with(1.0)), *single)
-    yield new("one bias is shared out between two", wrapped(f"{fit}._pad", _padded_with(0.5)), *single)
+    yield new("a missing bias is the other one again", wrapped(f"{fit}._resummed", _padded_with(1.0)), *single)
+    yield new("one bias is shared out between two", wrapped(f"{fit}._resummed", _padded_with(0.5)), *single)
     for words, gate, factor in (
         ("is lost", "f", 0.0),
         ("is added twice", "f", 2.0),
@@ -1208,7 +1213,91 @@ def _accounts() -> Iterator[Mutant]:
     yield mutants_of("verdict")("a merge is called exact", constant("lstmbridge.fit.REPARAMETERISED", "exact"), merged)
 
 
+def _trained() -> Iterator[Mutant]:
+    """What only a step of training shows, or the next one after a change of frameworks."""
+    new, torch, keras = mutants_of("training"), f"{ROOMS}.torch.optimizing", f"{ROOMS}.keras.training"
+
+    def on(optimizer: str, cell: str = "lstm", feature: str = "plain") -> tuple[Tried, ...]:
+        ways = (("keras", "torch"), ("torch", "keras"))
+        return tuple(replace(tried(cell, feature, to, source), optimizer=optimizer) for source, to in ways)
+
+    for optimizer, key, factor in (
+        ("sgd-momentum", ("sgd", "momentum"), 1.0),
+        ("rmsprop-momentum", ("rmsprop", "momentum"), -1.0),
+    ):
+        name = f"keras: the momentum of {optimizer} has the other sign"
+        yield new(name, entries(f"{keras}._RATED", lambda _, k=key, f=factor: {k: f}), *on(optimizer), only="training")
+    yield new(
+        "torch: the momentum of adam is its velocity",
+        entries(f"{torch}._SLOTS", lambda _: {"adam": {"exp_avg": "velocity", "exp_avg_sq": "momentum"}}),
+        *on("adam"),
+        only="training",
+    )
+    for room in ("torch", "keras"):
+        yield new(
+            f"{room}: an optimizer begins at step 0",
+            wrapped(
+                f"{ROOMS}.{room}.training.build",
+                lambda original, state, *args: original(state.replace(step=0), *args),
+            ),
+            *on("adam"),
+            only="training",
+        )
+    yield new(
+        "of an optimizer only the settings move",
+        wrapped("lstmbridge.training.carried", lambda original, slots, *args: {slot: {} for slot in slots}),
+        *on("adagrad", "gru-after", "dual-bias"),
+        only="training",
+    )
+    yield new(
+        "what is kept for the two biases of a GRU is exchanged",
+        after("lstmbridge.training.carried", _exchanged_biases),
+        *on("adam", "gru-after", "dual-bias"),
+        only="training",
+    )
+    yield new(
+        "torch: amsgrad is left out",
+        after(f"{ROOMS}.torch.training.group_of", lambda found: (found[0], {**found[1], "amsgrad": False})),
+        *on("adam-amsgrad"),
+        only="training",
+    )
+    yield new(
+        "the second bias is trained, too",
+        after(f"{ROOMS}.torch.training.names_of", lambda names: dict.fromkeys(names, "")),
+        *on("sgd")[:1],
+        only="training",
+    )
+    yield mutants_of("gradients")(
+        "of two merged biases the second has no gradient",
+        after(
+            "lstmbridge.testing.running.adjoint",
+            lambda found: {n: a for n, a in found.items() if ".recurrent_bias." not in n},
+        ),
+        tried("lstm", "dual-bias", "keras", "torch"),
+        only="gradients",
+    )
+    yield mutants_of("gradients")(
+        "of two merged biases each has half of the gradient",
+        after(
+            "lstmbridge.testing.running.adjoint",
+            lambda found: {n: a / 2 if "bias" in n else a for n, a in found.items()},
+        ),
+        tried("lstm", "dual-bias", "keras", "torch"),
+        only="gradients",
+    )
+
+
+def _exchanged_biases(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    words = {"bias": "recurrent_bias", "recurrent_bias": "bias"}
+
+    def twin(name: str) -> str:
+        return ".".join(words.get(word, word) for word in name.split("."))
+
+    return {slot: {name: weights[twin(name)] for name in weights} for slot, weights in found.items()}
+
+
 MUTANTS: tuple[Mutant, ...] = (
+    *_trained(),
     *_accounts(),
     *_gate_orders(),
     *_signs(),

@@ -59,6 +59,7 @@ GROUPS = {
     "activations": r".*(sigmoid|tanh|relu|linear|softsign|softplus|exponential|silu|affine|elu|activation).*",
     "sizes": r".*-size-\d+|square|tiles|[TB] ?=.*|(time|batch)-1|unbatched",
     "stacks": r".*stack.*|unequal.*|in-one-module.*",
+    "initial weights": r"initial weights: .*",
     "files": r"file: .*",
     "sequences": r".*(initial|state|first|major|length|mask|pad|split|full|long|steps|time|batch|packed).*",
     "other": r".*",

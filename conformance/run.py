@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 #: What another Keras backend, or a GPU, is tried on.
-GRID = ("test_pairs.py", "test_sequences.py", "test_stacks.py")
+GRID = ("test_pairs.py", "test_sequences.py", "test_stacks.py", "test_initial.py")
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from lstmbridge import Layer, convert, registry
 from lstmbridge.arrays import host
 from lstmbridge.checking import Agreement
 from lstmbridge.errors import BridgeError, Unsupported
+from lstmbridge.optimizers import OptimizerState
 from lstmbridge.pipeline import migrate, read_all
 from lstmbridge.testing import (
     SEQUENCES,
@@ -46,6 +47,27 @@ USUAL = ("full", "lengths")
 
 #: The orientations in which some frameworks take sequences, as the conversion is asked for them.
 ORIENTED: Mapping[str, Mapping[str, Any]] = {"batch-first": {"batch_first": True}, "time-major": {"batch_first": False}}
+
+
+#: Optimizers that both frameworks compute alike in float64: settings that float32 holds, since Keras takes them through
+#: it, and an epsilon that is nothing, since each adds it elsewhere.
+_SAME: Mapping[str, Any] = {"beta_1": 0.875, "beta_2": 1 - 2**-7, "epsilon": 1e-30}
+OPTIMIZERS: Mapping[str, OptimizerState] = {
+    name: OptimizerState(kind=kind, learning_rate=rate, settings=settings)
+    for name, kind, rate, settings in (
+        ("sgd", "sgd", 2**-4, {}),
+        ("sgd-decayed", "sgd", 2**-4, {"weight_decay": 0.125}),
+        ("sgd-momentum", "sgd", 2**-4, {"momentum": 0.875}),
+        ("sgd-nesterov", "sgd", 2**-4, {"momentum": 0.875, "nesterov": True}),
+        ("adam", "adam", 2**-7, _SAME),
+        ("adam-amsgrad", "adam", 2**-7, {**_SAME, "amsgrad": True}),
+        ("adamw", "adam", 2**-7, {**_SAME, "weight_decay": 0.125}),
+        ("rmsprop", "rmsprop", 2**-7, {"rho": 0.875, "epsilon": 1e-30}),
+        ("rmsprop-momentum", "rmsprop", 2**-7, {"rho": 0.875, "momentum": 0.5, "epsilon": 1e-30}),
+        ("rmsprop-centered", "rmsprop", 2**-7, {"rho": 0.875, "momentum": 0.5, "centered": True, "epsilon": 1e-30}),
+        ("adagrad", "adagrad", 2**-5, {"epsilon": 1e-30}),
+    )
+}
 
 
 class Prepared:

@@ -23,7 +23,7 @@ import numpy as np
 from cases import Case
 from refused import refused
 from runtimes import KERAS
-from suite import Prepared, checks
+from suite import OPTIMIZERS, Prepared, checks
 
 from lstmbridge import Spec, convert
 from lstmbridge.errors import BridgeError
@@ -36,6 +36,7 @@ from lstmbridge.testing import (
     check_owns_memory,
     check_refusal,
     check_round_trip,
+    check_training,
     spec_of,
     telling_layer,
 )
@@ -78,6 +79,7 @@ class Tried:
 
     suffix  the target is a file of that suffix
     form    ``layer``; ``stack``: two of them, one reading the other; ``beside``: one beside a dense layer
+    optimizer  it is trained with that one of `suite.OPTIMIZERS`
     """
 
     cell: str
@@ -86,10 +88,12 @@ class Tried:
     target: str
     suffix: str = ""
     form: str = "layer"
+    optimizer: str = ""
 
     def __str__(self) -> str:
         what = f"{self.cell}-{'+'.join(self.features)}" + f" {self.form}" * (self.form != "layer")
-        return f"{what} / {self.source}->{self.target}{self.suffix}"
+        trained = f" / {self.optimizer}" if self.optimizer else ""
+        return f"{what} / {self.source}->{self.target}{self.suffix}{trained}"
 
     @property
     def spec(self) -> Spec:
@@ -151,14 +155,22 @@ _BESIDE = {"torch": _beside_torch, "keras": _beside_keras, "onnx": _beside_onnx}
 
 def run_checks(what: Tried) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every check that applies, by name: those of the suite; for files, stacks and models what goes for them."""
-    if what.form == "layer" and not what.suffix:
+    if what.form == "layer" and not what.suffix and not what.optimizer:
         yield from checks(Prepared(what.case()))
         if what.spec.directions == ("forward",):
             yield from checks(Prepared(what.case("cut anywhere")))
+    elif what.optimizer:
+        yield "training", lambda: _trained(what)
     elif what.suffix:
         yield from _of_file(what)
     else:
         yield from _of_several(what)
+
+
+def _trained(what: Tried) -> None:
+    """A few steps in float64."""
+    layer = telling_layer(what.spec, dtype="float64")
+    check_training([layer], what.source, what.target, OPTIMIZERS[what.optimizer], steps=4, resumed=2)
 
 
 def _of_file(what: Tried) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from lstmbridge import registry
 from lstmbridge.drawing import draw, layouts
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +124,31 @@ def drawn() -> str:
     return f"```text\n{draw(layouts())}\n```"
 
 
+def training() -> str:
+    """How far each run of torch was from Keras', as examples/training.py found it."""
+    found = json.loads((ROOT / "docs" / "training.json").read_text(encoding="utf-8"))
+    said = {
+        "frozen": "torch from the first step, second biases frozen",
+        "resumed": f"torch from step {found['steps'] // 2} on, model and optimizer converted",
+        "both biases": "torch from the first step, both biases trained",
+        "no optimizer": f"torch from step {found['steps'] // 2} on, a new optimizer",
+    }
+    lines = [f"| {found['steps']} steps of Adam in float64 | largest difference of the losses |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {words} | {found['apart'][name]:.1e} |" for name, words in said.items())])
+
+
+def states() -> str:
+    """Every form of states, in the notation."""
+    lines = ["| framework | form | array | what is in it |", "|---|---|---|---|"]
+    for name in registry.names():
+        for form, each in getattr(registry.framework(name).layout, "STATES", {}).items():
+            lines += [f"| {name} | `{form}` | `{line.key}` | `{line.text}` |" for line in each.layout.lines]
+    return "\n".join(lines)
+
+
 PAGES = {
+    "docs/states.md": {"states": states},
+    "docs/training.md": {"training": training},
     "README.md": {"support": support},
     "docs/layouts.md": {"layouts": drawn},
     "docs/conformance.md": {"teeth": teeth},

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from lstmbridge.checking import Agreement, check, diff
     from lstmbridge.errors import BridgeError
     from lstmbridge.handover import read_states, write_states
+    from lstmbridge.initializers import initial_layer
     from lstmbridge.layer import Layer
     from lstmbridge.named import from_arrays
     from lstmbridge.notation import Layout
     from lstmbridge.pipeline import Migration, convert, edit, migrate, read, write
+    from lstmbridge.plotting import plot
     from lstmbridge.remainder import Remainder
     from lstmbridge.spec import Activation, Spec
     from lstmbridge.states import States
     from lstmbridge.summary import inspect
+    from lstmbridge.training import migrate_optimizer, read_optimizer
 
 __version__ = "0.1.0"
 
@@ -46,9 +49,13 @@ _HOMES = {
     "diff": "checking",
     "edit": "pipeline",
     "from_arrays": "named",
+    "initial_layer": "initializers",
     "inspect": "summary",
     "migrate": "pipeline",
+    "migrate_optimizer": "training",
+    "plot": "plotting",
     "read": "pipeline",
+    "read_optimizer": "training",
     "read_states": "handover",
     "write": "pipeline",
     "write_states": "handover",
@@ -69,9 +76,13 @@ __all__ = [
     "diff",
     "edit",
     "from_arrays",
+    "initial_layer",
     "inspect",
     "migrate",
+    "migrate_optimizer",
+    "plot",
     "read",
+    "read_optimizer",
     "read_states",
     "write",
     "write_states",

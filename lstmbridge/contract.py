@@ -9,14 +9,18 @@ A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who
                   and companions(name, beginning): the names of the files that are read along with the one of that
                   name; beginning(text) gives all that begin so
     layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours) and
-                  FAITHFUL_NOTE (how it is loaded), and ASKED (cell -> fields of the Spec that arrays never tell and
-                  nobody may guess), and STATES (name -> `StateForm`: how it holds states, the usual form first);
-                  imports no framework
+                  FAITHFUL_NOTE (how it is loaded), CELL_LAYOUTS (cell -> Layout, where a class whose name ends in
+                  Cell has another), ASKED (cell -> fields of the Spec that arrays never tell and nobody may guess),
+                  INITIAL (cell -> Scheme: how its own layers begin), and STATES (name -> `StateForm`: how it holds
+                  states, the usual form first); imports no framework
     live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
                   run(obj, layers, x, h0, c0, lengths), optionally gradients(...) and tensors(obj), and for states
                   native(array), states(obj, layers) and set_states(obj, pairs); imports its framework at the top
     files.py      read(path, options), optionally write(targets, path, options) and
                   patch(existing, layers, path, options); no framework where the format allows it
+    training.py   read(optimizer, obj, layers), build(state, obj, layers), freeze(obj, layers), train(obj, ...), and for
+                  files whose optimizer only the framework itself reads, load(path, options); imports its framework at
+                  the top. layout.py then says, as OPTIMIZERS, how its optimizers differ from the canonical rules
 
 A folder without `live` is for files only, one without both for `layouts` only.
 """
@@ -34,6 +38,7 @@ import numpy.typing as npt
 from lstmbridge.fit import Fitted, Holds
 from lstmbridge.layer import Layer
 from lstmbridge.notation import Layout
+from lstmbridge.optimizers import OptimizerState
 
 __all__ = [
     "FOR_BOTH",
@@ -45,6 +50,7 @@ __all__ = [
     "Outputs",
     "ReadOptions",
     "Reading",
+    "TrainingRoom",
     "WriteOptions",
 ]
 
@@ -183,6 +189,24 @@ class LiveRoom(Protocol):
     run: Callable[..., Outputs]
 
 
+class TrainingRoom(Protocol):
+    """training.py: optimizers, each with the object whose weights it trains and that object's layers.
+
+    read    the state in canonical form (`lstmbridge.optimizers`): copies, on the host
+    build   a new optimizer of the object's trainable parameters with that state (its slots are for these `layers`),
+            and notes
+    freeze  the second bias of every layer that has two is no longer trained; gives the parameters' names
+    train   one step for each batch (x, target) on the mean squared error of the outputs; the losses
+    load    the state in a file of this framework
+    """
+
+    read: Callable[[Any, Any, Sequence[Layer]], OptimizerState]
+    build: Callable[[OptimizerState, Any, Sequence[Layer]], tuple[Any, Sequence[str]]]
+    freeze: Callable[[Any, Sequence[Layer]], tuple[str, ...]]
+    train: Callable[..., list[float]]
+    load: Callable[[Path, ReadOptions], OptimizerState]
+
+
 class FilesRoom(Protocol):
     """files.py: named arrays and a config.
 
@@ -197,8 +221,10 @@ class FilesRoom(Protocol):
            `layers` (as `read` gave them with these options: label, Spec and dtype; on the host) are these; every other
            array and everything else that the file says stays as it is, bit for bit. What it cannot write in its place
            it refuses (Unsupported); the notes say what is not as it was
+    optimizer  (path, options) -> OptimizerState: the state of the optimizer in a checkpoint
     """
 
     read: Callable[[Path, ReadOptions], Reading]
     write: Callable[[Sequence[Fitted], Path, WriteOptions], None]
     patch: Callable[[Path, Sequence[Layer], Path, ReadOptions], Sequence[str]]
+    optimizer: Callable[[Path, ReadOptions], OptimizerState]

@@ -18,7 +18,20 @@ from lstmbridge.errors import SpecError, Unsupported, unknown
 from lstmbridge.layer import Array, Layer
 from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Spec
 
-__all__ = ["DROPS", "FEATURES", "GIVEN_UP", "Fitted", "Holds", "Refusal", "any_activation", "fit", "only", "refusals"]
+__all__ = [
+    "DROPS",
+    "FEATURES",
+    "GIVEN_UP",
+    "Fitted",
+    "Holds",
+    "Refusal",
+    "adjoint",
+    "any_activation",
+    "fit",
+    "only",
+    "refusals",
+    "terms",
+]
 
 #: What a note begins with that says of a feature that the outputs change.
 GIVEN_UP = "given up by name"
@@ -248,15 +261,14 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
     constant = layer.spec.forget_constant if _CONSTANT not in holds.features else 0.0
     need_bias = constant != 0 and layer.spec.bias == "none"
     if layer.spec.bias == "dual" and "dual" not in forms:
-        layer = _merge(layer)
+        layer = _resummed(layer, "single")
         changed |= {name for name in layer if ".bias." in name}
-        notes.append("bias + recurrent_bias merged into one; in training the one moves half as far under SGD")
+        notes.append(f"bias + recurrent_bias merged into one; {_HALF}")
     elif layer.spec.bias not in forms or need_bias:
         before = layer.spec.bias
         form = "single" if before == "none" and "single" in forms else "dual"
-        layer = _pad(layer, form)
-        what = "recurrent_bias" if before == "single" else "bias"
-        notes.append(f"{what} padded with zeros; in training it receives a gradient of its own")
+        layer = _resummed(layer, form)
+        notes.append(f"recurrent_bias padded with zeros; {_TWICE}" if before == "single" else f"bias {_PADDED}")
     if constant:
         layer = _fold(layer, constant)
         changed |= {name for name in layer if name.endswith(".bias.f")}
@@ -264,21 +276,63 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
     return layer, changed, notes
 
 
-def _merge(layer: Layer) -> Layer:
-    merged = {name: array for name, array in layer.weights.items() if ".recurrent_bias." not in name}
-    for name in merged:
-        if ".bias." in name:
-            merged[name] = layer[name] + layer[name.replace(".bias.", ".recurrent_bias.")]
-    return layer.replace(spec=layer.spec.replace(bias="single"), weights=merged)
+#: What two biases that are only ever added together mean for training: each receives the whole gradient of their sum.
+_HALF = (
+    "in training the one moves half as far as the two together did: under SGD double its rate; "
+    "for Adam freeze recurrent_bias in the source instead"
+)
+_TWICE = (
+    "in training both biases move, and their sum twice as far: freeze recurrent_bias; "
+    "under SGD halving the rate of both does as well"
+)
+_PADDED = "padded with zeros; in training it moves: freeze it to train what the source trains"
 
 
-def _pad(layer: Layer, form: str) -> Layer:
+def terms(before: Spec, after: Spec) -> dict[str, tuple[str, ...]]:
+    """Which weights of a layer of `before` are added up in each weight of one of `after` that it was fitted to.
+
+    None of them: the weight is zero. What is folded in is a constant, and no term.
+
+    >>> dual = Spec(cell="rnn", input_size=5, hidden_size=3, bias="dual")
+    >>> terms(dual, dual.replace(bias="single"))["forward.bias.n"]
+    ('forward.bias.n', 'forward.recurrent_bias.n')
+    """
+    own = set(before.names())
+    merged = before.bias == "dual" and after.bias == "single"
+
+    def added(name: str) -> tuple[str, ...]:
+        twin = name.replace(".bias.", ".recurrent_bias.")
+        return (name, twin) if merged and twin != name else (name,)
+
+    return {name: tuple(each for each in added(name) if each in own) for name in after.names()}
+
+
+def adjoint(gradients: Mapping[str, Array], before: Spec, after: Spec) -> dict[str, Array]:
+    """The gradients of the weights of a layer of `before`, from those of the layer of `after` that it was fitted to.
+
+    The adjoint of `terms`: each term of a sum has the gradient of the sum. A weight that was given up, or whose sum has
+    no gradient here (it was frozen), is left out. The arrays are those of `gradients`, no copies.
+
+    >>> dual = Spec(cell="rnn", input_size=5, hidden_size=3, bias="dual")
+    >>> found = adjoint({"forward.bias.n": 7.0}, dual, dual.replace(bias="single"))
+    >>> found["forward.recurrent_bias.n"]
+    7.0
+    """
+    sums = {name: to for to, names in terms(before, after).items() for name in names if to in gradients}
+    return {name: gradients[sums[name]] for name in before.names() if name in sums}
+
+
+def _resummed(layer: Layer, form: str) -> Layer:
+    """The layer with another form of bias, each weight the sum of its `terms`."""
     spec = layer.spec.replace(bias=form)
     weights = {}
-    for name in spec.names():
-        direction, _, *gate = name.split(".")
-        twin = ".".join((direction, "kernel", *gate))
-        weights[name] = layer[name] if name in layer.weights else xp.zeros_like(layer[twin][:, 0])
+    for name, names in terms(layer.spec, spec).items():
+        if not names:
+            direction, _, *gate = name.split(".")
+            weights[name] = xp.zeros_like(layer[".".join((direction, "kernel", *gate))][:, 0])
+            continue
+        first, *others = names
+        weights[name] = sum((layer[other] for other in others), layer[first])
     return layer.replace(spec=spec, weights=weights)
 
 

@@ -11,14 +11,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lstmbridge import arrays as xp
 from lstmbridge.errors import LayoutError, NotationError
 from lstmbridge.layer import Array
 
-__all__ = ["Axis", "Line", "Part", "Place", "Slot", "Vocabulary", "expect_names", "parse", "placed", "solved"]
+__all__ = [
+    "Axis",
+    "Line",
+    "Part",
+    "Place",
+    "Slot",
+    "Vocabulary",
+    "expect_names",
+    "parse",
+    "placed",
+    "product",
+    "solved",
+]
 
 _PART = re.compile(r"^(?P<name>\w+)(\[(?P<gates>[^\]]+)\])?$")
 _AXIS = re.compile(r"\([^()]*\)|[^\s()]+")
@@ -62,7 +74,7 @@ class Axis:
     def size(self, sizes: Mapping[str, int]) -> int:
         """How long it is."""
         values = [sizes[index] for index in self.indices]
-        return sum(values) if self.joined else _product(values)
+        return sum(values) if self.joined else product(values)
 
     def __str__(self) -> str:
         text = (" + " if self.joined else " ").join(self.indices)
@@ -130,6 +142,10 @@ class Place:
         """What stands there: a view on `array` (a copy only for an opposite sign or where there are no views)."""
         seen = xp.view(array, self.split, self.index, self.axes)
         return seen if self.sign > 0 else -seen
+
+    def of_power(self, power: int) -> Place:
+        """Where such a power of the weight stands: an even one has lost the sign."""
+        return self if power % 2 else replace(self, sign=1)
 
     def stored(self, weight: Array) -> Array:
         """`weight` as the array's block holds it: axes back in the array's order, sign as stored."""
@@ -246,11 +262,11 @@ def solved(axis: Axis, size: int, slot: Slot, known: Mapping[str, int], sizes: C
     if axis.joined:
         value, rest = size - sum(others), 0
     else:
-        value, rest = divmod(size, _product(others))
+        value, rest = divmod(size, product(others))
     return {open_[0]: value} if rest == 0 and value > 0 else {}
 
 
-def _product(values: Sequence[int]) -> int:
+def product(values: Sequence[int]) -> int:
     """All of them multiplied."""
     result = 1
     for value in values:

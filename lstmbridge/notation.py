@@ -16,6 +16,9 @@ another. A gate written ``-z`` is stored with the opposite sign.
 
 A line belongs to a layer when the layer has all of the line's parts; of several lines with one name, the one with most
 parts is meant. So ``bias : (g h)`` and ``bias | recurrent_bias : k (g h)`` can stand side by side.
+
+A cell may keep a second bias only where it needs one: ``recurrent_bias[n] : h``. Those of the other gates, which are
+only ever added to the bias that is there, are zeros when read, and must be zeros to be written.
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ from typing import Any
 
 from lstmbridge import arrays as xp
 from lstmbridge.errors import LayoutError, NotationError
-from lstmbridge.grammar import Axis, Line, Part, Place, Slot, Vocabulary, expect_names, parse, placed, solved
+from lstmbridge.grammar import Axis, Line, Part, Place, Slot, Vocabulary, expect_names, parse, placed, product, solved
 from lstmbridge.layer import Array, dtype_name
 from lstmbridge.mapped import Later
 from lstmbridge.spec import GATES, PARTS, Spec
 
-__all__ = ["WEIGHTS", "Block", "Layout"]
+__all__ = ["WEIGHTS", "Block", "Cut", "Layout"]
 
 #: What lines about weights speak of; the level stands in names only.
 WEIGHTS = Vocabulary(PARTS, {"d": "direction", "k": "part", "g": "gate"}, gated=frozenset(PARTS) - {"projection"})
@@ -42,11 +45,40 @@ _NO_GATES: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of an axis and what stands in it, its ends in sizes: ``f h:2h``."""
+    """A stretch of an axis and what stands in it, its ends in sizes: ``f h:2h``.
 
-    what: str
+    words  what stands in it, by the index that tells: ``{"g": "f"}``, or ``{"k": "bias", "g": "f"}``, outermost first
+    start  where it begins: ``0``, ``h``, ``2h``, ``i``
+    stop   where it ends, and after a colon the step where it is interleaved: ``4h:4``
+    """
+
+    words: Mapping[str, str]
     start: str
     stop: str
+
+    @property
+    def what(self) -> str:
+        """Its words in a row: ``bias f``."""
+        return " ".join(self.words.values())
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One axis of an array as it is cut.
+
+    axis    as written: ``(g h)``
+    length  in sizes: ``4h``; ``d`` for an axis that counts the directions
+    blocks  those it is cut into; none for a plain size
+    """
+
+    axis: str
+    length: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def sized(self) -> bool:
+        """Whether its blocks are stretches; where it only counts, each is one index."""
+        return any(index in self.axis for index in WEIGHTS.sizes)
 
 
 class Layout:
@@ -79,6 +111,7 @@ class Layout:
         self.gate_names = gate_names
         self.source = source
         self._cache: dict[tuple[Spec, int], tuple[dict[str, Slot], dict[str, Place]]] = {}
+        self._partial = _is_partial(self)
 
     @property
     def bidirectional(self) -> bool:
@@ -92,6 +125,20 @@ class Layout:
     def places(self, spec: Spec, level: int = 0) -> dict[str, Place]:
         """Where every canonical weight of this layer stands, by the weight's name."""
         return self._resolve(spec, level)[1]
+
+    def absent(self, spec: Spec) -> dict[str, str]:
+        """The recurrent biases of this layer that no array holds and none needs to, each with the bias it is added to.
+
+        There are some only where the layout has places for those of other gates.
+        """
+        if not self._partial or spec.bias != "dual":
+            return {}
+        twins = {name.replace(".bias.", ".recurrent_bias."): name for name in self.places(spec) if ".bias." in name}
+        return {
+            name: twin
+            for name, twin in twins.items()
+            if name not in self.places(spec) and spec.mergeable(name.rpartition(".")[2])
+        }
 
     def keys(self, spec: Spec, level: int = 0) -> tuple[str, ...]:
         """The names of the arrays, in the order of the lines."""
@@ -107,7 +154,8 @@ class Layout:
         Errors: LayoutError for a missing, extra or wrongly shaped array; `who` names the layer in the message.
         """
         self.check(arrays, spec, level=level, who=who)
-        return {name: place.of(arrays[place.key]) for name, place in self.places(spec, level).items()}
+        weights = {name: place.of(arrays[place.key]) for name, place in self.places(spec, level).items()}
+        return weights | {name: xp.zeros_like(weights[twin]) for name, twin in self.absent(spec).items()}
 
     def pack(self, weights: Mapping[str, Array], spec: Spec, *, level: int = 0) -> dict[str, Array]:
         """The framework's arrays, filled from canonical `weights`; they own their memory, on the weights' device.
@@ -129,10 +177,11 @@ class Layout:
 
     def _blocks(self, weights: Mapping[str, Array], spec: Spec, level: int) -> dict[str, list[tuple[Place, Array]]]:
         """For each array, the weights in it and their places. Errors: LayoutError."""
-        places = self.places(spec, level)
-        homeless = [name for name in weights if name not in places]
+        places, absent = self.places(spec, level), self.absent(spec)
+        homeless = [n for n, array in weights.items() if n not in places and (n not in absent or xp.host(array).any())]
         if homeless:
-            raise LayoutError(f"no array of this layout holds {', '.join(homeless)}", f"the layout:\n{self}")
+            merged = [f"add {n} to {absent[n]}: they are only ever added together" for n in homeless if n in absent]
+            raise LayoutError(f"no array of this layout holds {', '.join(homeless)}", *merged, f"the layout:\n{self}")
         blocks: dict[str, list[tuple[Place, Array]]] = {key: [] for key in self.keys(spec, level)}
         for name, place in places.items():
             blocks[place.key].append((place, weights[name]))
@@ -179,11 +228,22 @@ class Layout:
         filled = line.key.replace("{d}", self.directions.get(direction, direction)).replace("{l}", str(level))
         return filled.replace("{g}", self.gate_names.get(gate, gate))
 
-    def blocks(self) -> Iterator[tuple[str, str, tuple[tuple[str, tuple[Block, ...]], ...]]]:
-        """For each line: the array's name, what is in it, and the blocks along each axis that is cut into some."""
+    def cuts(self) -> Iterator[tuple[Line, tuple[Cut, ...]]]:
+        """For each line, how each axis of its array is cut.
+
+        An axis whose blocks are no slices (it has two sizes) is taken apart into its indices.
+
+        >>> [(line, cuts)] = Layout("r z n", ("b", "bias : (g h)")).cuts()
+        >>> [f"{block.what} {block.start}:{block.stop}" for block in cuts[0].blocks]
+        ['r 0:h', 'z h:2h', 'n 2h:3h']
+        """
         for line in self.lines:
-            cut = ((str(axis), _blocks(self, line, axis)) for axis in line.axes)
-            yield line.key, line.text, tuple((axis, blocks) for axis, blocks in cut if blocks)
+            axes = (piece for axis in line.axes for piece in _sliceable(axis))
+            yield line, tuple(Cut(str(axis), _length(self, line, axis), _blocks(self, line, axis)) for axis in axes)
+
+    def lengths(self, line: Line) -> tuple[str, ...]:
+        """The shape of a line's array in sizes, e.g. ``("i", "4h")``."""
+        return tuple(_length(self, line, axis) for axis in line.axes)
 
     def __str__(self) -> str:
         width = max(len(line.key) for line in self.lines)
@@ -211,6 +271,12 @@ def _cell_with(gates: tuple[str, ...], text: str) -> str:
 
 
 # ---- from a layout and a Spec to places
+
+
+def _is_partial(layout: Layout) -> bool:
+    """Whether the layout has a place for the recurrent biases of some gates only."""
+    parts = [part for line in layout.lines for part in line.parts if part.name == "recurrent_bias"]
+    return bool(parts) and {gate for part in parts for gate in _gates_of(layout, part)} != set(layout.gates)
 
 
 def _lines_for(layout: Layout, spec: Spec) -> list[Line]:
@@ -273,21 +339,57 @@ def _places(
                 yield name, placed(slot, k, {"d": d, "g": g}, layout.signs.get(each_gate, 1))
 
 
+def _sliceable(axis: Axis) -> tuple[Axis, ...]:
+    """The axis itself, or its indices one by one where it has more than one size and something that is counted."""
+    sizes = [index for index in axis.indices if index in WEIGHTS.sizes]
+    if axis.joined or len(sizes) < 2:
+        return (axis,)
+    return tuple(Axis((index,)) for index in axis.indices)
+
+
+def _names(layout: Layout, line: Line) -> dict[str, tuple[str, ...]]:
+    """What each enumerated index counts, in order."""
+    gates = _gates_of(layout, line.parts[0])
+    signed = tuple(("-" if layout.signs.get(gate, 1) < 0 else "") + gate for gate in gates)
+    return {"d": ("forward", "reverse"), "k": tuple(part.name for part in line.parts), "g": signed}
+
+
+def _length(layout: Layout, line: Line, axis: Axis) -> str:
+    """How long an axis is, in sizes; both directions are counted where they share an axis with something else."""
+    if axis.joined:
+        return "+".join(axis.indices)
+    if axis.indices == ("d",):
+        return "d"
+    names = _names(layout, line)
+    count = product([len(names[index]) for index in axis.indices if index in WEIGHTS.counted])
+    return _edge(count, "".join(index for index in axis.indices if index in WEIGHTS.sizes))
+
+
 def _blocks(layout: Layout, line: Line, axis: Axis) -> tuple[Block, ...]:
     """The blocks of an axis in symbols; none for a plain size."""
     if axis.joined:
-        edges = ["0", *(" + ".join(axis.indices[: n + 1]).replace(" ", "") for n in range(len(axis.indices)))]
-        return tuple(Block(part.name, *edges[n : n + 2]) for n, part in enumerate(line.parts))
-    if not set(axis.indices) & set(WEIGHTS.counted):
-        return ()
-    names = {"d": ("forward", "reverse"), "k": tuple(part.name for part in line.parts)}
-    names["g"] = tuple(("-" if layout.signs.get(g, 1) < 0 else "") + g for g in _gates_of(layout, line.parts[0]))
+        edges = ["0", *("+".join(axis.indices[: n + 1]) for n in range(len(axis.indices)))]
+        return tuple(Block({"k": part.name}, *edges[n : n + 2]) for n, part in enumerate(line.parts))
     counted = [index for index in axis.indices if index in WEIGHTS.counted]
-    whats = [" ".join(words) for words in itertools.product(*(names[index] for index in counted))]
+    if not counted:
+        return ()
+    names = _names(layout, line)
     unit = next((index for index in axis.indices if index in WEIGHTS.sizes), "")
-    if axis.indices[0] in WEIGHTS.sizes:  # interleaved: every len(whats)-th row
-        return tuple(Block(what, str(n), f"{len(whats)}{unit}:{len(whats)}") for n, what in enumerate(whats))
-    return tuple(Block(what, _edge(n, unit), _edge(n + 1, unit)) for n, what in enumerate(whats))
+    within = axis.indices[axis.indices.index(unit) + 1 :] if unit else ()  # interleaved: they count the fastest
+    step = product([len(names[index]) for index in within])
+    return tuple(
+        Block(dict(zip(counted, words, strict=True)), *_stretch(n, step, unit))
+        for n, words in enumerate(itertools.product(*(names[index] for index in counted)))
+    )
+
+
+def _stretch(number: int, step: int, unit: str) -> tuple[str, str]:
+    """Where block `number` starts and stops; of `step` blocks that are interleaved each has every step-th entry."""
+    outer, first = divmod(number, step)
+    start, stop = _edge(outer * step, unit), _edge((outer + 1) * step, unit)
+    if step > 1:
+        return (f"{start}+{first}" if outer and first else start if outer else str(first)), f"{stop}:{step}"
+    return start, stop
 
 
 def _edge(count: int, unit: str) -> str:
@@ -315,7 +417,7 @@ def _candidates(layout: Layout, features: Mapping[str, Any]) -> Iterator[Spec]:
         if fields.get("directions") not in (("forward", "reverse"), None):
             fields.pop("merge", None)
         spec = Spec(cell=layout.cell, **{"input_size": 1, "hidden_size": 1, **fields})
-        if set(layout.places(spec)) == set(spec.names()):
+        if {*layout.places(spec), *layout.absent(spec)} == set(spec.names()):
             yield spec
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 import struct
+import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,21 +18,11 @@ import numpy.typing as npt
 
 from lstmbridge.errors import FileError
 from lstmbridge.mapped import LARGE, numbers
+from lstmbridge.zipcopy import ZIP_ERRORS
 
 __all__ = ["load", "load_directory"]
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    struct.error,
-    zlib.error,
-)
 _MANY = 100_000  # files in a directory
 
 
@@ -42,7 +32,7 @@ def load(path: Path) -> dict[str, npt.NDArray[Any]]:
         with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             return {member.filename.removesuffix(".npy"): _member(archive, raw, member) for member in members}
-    except _UNREADABLE as error:
+    except ZIP_ERRORS as error:
         raise FileError(f"{path}: not a readable .npz file", f"found: {error}") from error
 
 
@@ -97,7 +87,10 @@ def _header(file: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], boo
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"{name} has version {version}")
-    shape, fortran, dtype = _HEADERS[version](file)
+    try:
+        shape, fortran, dtype = _HEADERS[version](file)
+    except (SyntaxError, tokenize.TokenError) as error:  # numpy takes a header that is no literal for one of Python 2
+        raise ValueError(f"{name} has a header that is no dict") from error
     count = math.prod(shape)
     if dtype.hasobject or min(shape, default=0) < 0 or count * dtype.itemsize > size:
         raise ValueError(f"{name} says {count} numbers of {dtype} in {size} bytes")
@@ -112,5 +105,5 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
                 return np.zeros(shape, dtype)
             flat = numbers(file.fileno(), dtype, math.prod(shape), file.tell())
         return flat.reshape(shape, order="F" if fortran else "C")
-    except _UNREADABLE as error:
+    except ZIP_ERRORS as error:
         raise FileError(f"{path}: not a readable .npy file", f"found: {error}") from error

@@ -35,7 +35,7 @@ from lstmbridge.errors import (
 from lstmbridge.fit import LOSSY, Fitted, Holds, fit, refusals
 from lstmbridge.into import Existing, Into, matched
 from lstmbridge.into import fitted as into_place
-from lstmbridge.layer import Array, Layer
+from lstmbridge.layer import Array, Layer, dtype_name
 from lstmbridge.placing import atomic, plainly
 from lstmbridge.remainder import Remainder
 from lstmbridge.spec import Spec
@@ -249,14 +249,17 @@ def migrate(
 
 
 @contextmanager
-def edit(obj: Any, layer: str | None = None) -> Iterator[dict[str, Array]]:
+def edit(obj: Any, layer: str | None = None, *, cast: bool = False) -> Iterator[dict[str, Array]]:
     """The gates of one layer of a live object, to read and to change in place.
 
     obj    a live object: a layer or model of any framework
     layer  the layer's label; may be left out if the object has one layer
+    cast   an array that was replaced by one of another dtype is cast to the layer's
 
-    Gives a dict of arrays by canonical name. When the block ends without an error they are written back into the
-    object, all of them or none. Errors: those of `read`; LayoutError if an array was replaced by one of another shape.
+    Gives a dict of arrays by canonical name; one gate may be replaced, or all of a direction
+    (``gates.update(other.weights)``). When the block ends without an error they are written back into the object, all
+    of them or none. Errors: those of `read`; LayoutError if an array was replaced by one of another shape, or without
+    `cast` of another dtype.
 
     >>> import numpy as np
     >>> live = Layer.from_gates(kernel={"n": np.ones((1, 1))}, recurrent_kernel={"n": np.ones((1, 1))})
@@ -271,9 +274,10 @@ def edit(obj: Any, layer: str | None = None) -> Iterator[dict[str, Array]]:
         names = ", ".join(each.label for each in reading.layers)
         raise LayoutError(f"{len(reading.layers)} recurrent layers", f"say which: layer= one of {names}")
     found = select(reading.layers, () if layer is None else (layer,))[0]
-    gates = {name: _editable(array) for name, array in found.weights.items()}
+    before = {name: _editable(array) for name, array in found.weights.items()}
+    gates = dict(before)
     yield gates
-    live.assign(obj, [found.replace(weights=gates)])
+    live.assign(obj, [found.replace(weights={name: _taken(found, before, name, gates[name], cast) for name in gates})])
 
 
 # ---- the steps
@@ -634,6 +638,23 @@ def _is_finite(array: Array) -> bool:
 
 def _editable(array: Array) -> Array:
     return xp.own(array) if xp.kind(array) == "torch" else xp.own(xp.host(array))
+
+
+def _taken(layer: Layer, before: Mapping[str, Array], name: str, array: Array, cast: bool) -> Array:
+    """An edited array as it is written back: of the kind and dtype that was there. Errors: LayoutError."""
+    was = before.get(name)
+    if was is None or array is was or not hasattr(array, "dtype"):  # a Layer knows what to say of a name or a list
+        return array
+    found, expected = dtype_name(array), layer.dtype
+    if found != expected and not cast:
+        raise LayoutError(
+            f"{layer.label or 'the layer'}: {name} is {found}",
+            f"expected {expected}, as it is in the {layer.spec.cell}",
+            "nothing was written; to have it cast: edit(..., cast=True)",
+        )
+    if xp.kind(array) != xp.kind(was):
+        array = xp.to_torch(array) if xp.kind(was) == "torch" else xp.host(array)
+    return xp.cast(array, expected)
 
 
 # ---- options

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from lstmbridge import frameworks
-from lstmbridge.contract import FilesRoom, LayoutRoom, LiveRoom
+from lstmbridge.contract import FilesRoom, LayoutRoom, LiveRoom, TrainingRoom
 from lstmbridge.errors import FileError, MissingFramework, UnknownName, Unsupported, unknown
 
 __all__ = ["Framework", "claimed", "for_target", "framework", "names", "of_file", "of_object"]
@@ -61,14 +61,19 @@ class Framework:
         """Its files. Errors: Unsupported if it has none; MissingFramework if the format needs the framework."""
         return cast(FilesRoom, self._room("files"))
 
+    @property
+    def training(self) -> TrainingRoom:
+        """Its optimizers. Errors: Unsupported if it has none here; MissingFramework with the extra to install."""
+        return cast(TrainingRoom, self._room("training"))
+
     def has(self, room: str) -> bool:
         """Whether the folder has that room; nothing is imported but the folder itself."""
         return _has(f"{self.package}.{room}")
 
     def _room(self, room: str) -> ModuleType:
         if not self.has(room):
-            what = {"files": "files of its own", "live": "objects that can be converted"}.get(room, room)
-            raise Unsupported(f"{self.name} has no {what} here", "its weights can be given as named arrays")
+            what = {"files": "files of its own", "live": "objects that can be converted", "training": "optimizers"}
+            raise Unsupported(f"{self.name} has no {what.get(room, room)} here", *_WAYS.get(room, ()))
         try:
             return importlib.import_module(f"{self.package}.{room}")
         except ModuleNotFoundError as error:
@@ -79,6 +84,9 @@ class Framework:
                 f"{self.name} needs the package {missing!r}, which is not installed",
                 f"pip install 'lstmbridge[{self.extra}]'",
             ) from error
+
+
+_WAYS = dict.fromkeys(("files", "live"), ("its weights can be given as named arrays",))
 
 
 @cache

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from lstmbridge import arrays as xp
 from lstmbridge import tensorfile
+from lstmbridge.distributions import cut_normal
 from lstmbridge.errors import FileError, LayoutError, Unsupported, unknown
 from lstmbridge.grammar import expect_names
 from lstmbridge.layer import Array, Layer, dtype_name, label_of
@@ -27,7 +28,6 @@ from lstmbridge.statenotation import CANONICAL, names, shape, together
 __all__ = ["Source", "State", "States", "expect_mid_sequence", "layers_of"]
 
 _MARK = "lstmbridge.states"
-_CUT = 2.0  # standard deviations
 
 #: Layers; or an object or path that has some.
 Source = Any
@@ -178,7 +178,7 @@ class States:
         True
         """
         rng = np.random.default_rng(seed)
-        return cls._drawn(layers, batch, dtype, lambda size: scale * _truncated_normal(rng, size))
+        return cls._drawn(layers, batch, dtype, lambda size: scale * cut_normal(rng, size))
 
     @classmethod
     def _drawn(
@@ -311,14 +311,6 @@ def expect_mid_sequence(specs: Iterable[Spec]) -> None:
     for spec in specs:
         if spec.directions != ("forward",):
             raise Unsupported(f"a {spec} has no state in mid-sequence", "its reverse direction begins at the end")
-
-
-def _truncated_normal(rng: np.random.Generator, size: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Standard normal numbers; those further out than `_CUT` are drawn again."""
-    drawn = rng.normal(size=size)
-    while (out := np.abs(drawn) > _CUT).any():
-        drawn[out] = rng.normal(size=int(out.sum()))
-    return drawn
 
 
 def _cast(array: Array, dtype: str | None) -> Array:

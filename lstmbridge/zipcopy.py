@@ -7,6 +7,7 @@ APPNOTE.TXT of PKWARE (section 4.3).
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import struct
 import zipfile
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from lstmbridge.errors import FileError
 
-__all__ = ["Content", "replaced"]
+__all__ = ["ZIP_ERRORS", "Content", "replaced"]
 
 #: What a member is to hold: bytes, or a file of them.
 Content = npt.NDArray[np.uint8] | bytes | Path
@@ -29,7 +30,12 @@ _CHUNK = 1 << 20
 _DESCRIPTOR = 1 << 3  # bit 3 of a member's flags: size and checksum stand behind the data
 _SIGNATURE = b"PK\x07\x08"
 _ALIGNMENT = 64  # torch's: the bytes of a storage begin at a multiple of it
-_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, struct.error, zlib.error, zipfile.BadZipFile)
+
+#: Whatever zipfile and the decompressors behind it raise for an archive that is damaged.
+ZIP_ERRORS = (
+    *(OSError, RuntimeError, ValueError, EOFError, LookupError),
+    *(struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
 
 
 def replaced(source: Path, target: Path, contents: Mapping[str, Content]) -> None:
@@ -49,7 +55,7 @@ def replaced(source: Path, target: Path, contents: Mapping[str, Content]) -> Non
         raise FileError(f"{source}: no member {error} in it", "the archive has changed since it was read") from error
     except FileError:
         raise
-    except _UNREADABLE as error:
+    except ZIP_ERRORS as error:
         raise FileError(f"{source}: not a readable zip archive", f"found: {error}") from error
 
 

@@ -21,28 +21,30 @@ PICTURE = """
     errors
     spec
     layer
-    stored zipcopy mapped placing
+    stored zipcopy mapped placing markup distributions
     arrays tensorfile npz wire
     sstable
     bundle
     grammar
     notation statenotation
     fit reference
+    optimizers
     contract
     registry remainder
     named into
     pipeline drawing
     states
     handover
-    checking summary
+    checking summary training
     certificate
-    initializers jobs testing
+    initializers jobs testing plotting
+    surgery
     cli
 """
 ROW = {name: number for number, line in enumerate(PICTURE.split("\n")) for name in line.split()}
 
 #: What the rooms of a framework's folder see of the core: the last row each may import.
-LAST_ROW = {"__init__": ROW["bundle"], "layout": ROW["fit"]}
+LAST_ROW = {"__init__": ROW["bundle"], "layout": ROW["optimizers"]}
 LAST_ROW_OF_A_ROOM = ROW["contract"]
 
 #: Rooms of a folder that say who a framework is and how it stores weights, without importing it.

@@ -154,6 +154,33 @@ def test_inspect(tmp_path: Path) -> None:
     assert np.isnan(read(file)[0]["forward.bias.f"][0]), "moved unchanged"
 
 
+def test_inspect_counts_part_by_part_and_gate_by_gate(model: Path, tmp_path: Path) -> None:
+    found = call("inspect", model)
+    assert f"dimensions:  input 5, hidden {HIDDEN}, output {2 * HIDDEN} (both directions, concat)" in found.output
+    rows = [" ".join(line.split()) for line in found.output.splitlines()]
+    assert "kernel 2 directions x 4 gates x 11 x 5 110 110 110 110 440" in rows
+    assert "all 396 396 396 396 1,584" in rows
+    assert "recurrent_bias 3 gates x 11 11 11 11 33" in rows
+    assert "all 2 layers: 1,584 + 1,155 = 2,739 parameters" in rows
+    assert "arrays:" not in found.output, "nobody said whose layers these are"
+    stored = convert(model, path=tmp_path / "model.safetensors")
+    found = call("inspect", stored, "--layer", "decoder")
+    arrays = "weight_ih_l0 (33, 22), weight_hh_l0 (33, 11), bias_ih_l0 (33,), bias_hh_l0 (33,)"
+    assert f"arrays:      {arrays}" in found.output
+    assert "all 1 layers" not in found.output
+    document = json.loads(call("inspect", model, "--json").output)
+    assert document["parameters"] == sum(each["parameters"] for each in document["layers"]) == 2739
+
+
+def test_inspect_brief_is_one_line_a_layer(model: Path) -> None:
+    assert len(call("inspect", model, "--brief").output.splitlines()) == 2
+
+
+def test_inspect_says_which_weights_are_not_used(tmp_path: Path) -> None:
+    file = convert(layer(coupled=True), path=tmp_path / "x.npz")
+    assert "not used:    what belongs to f: the forget gate is 1 - i (coupled)" in call("inspect", file).output
+
+
 def test_check_of_two_files(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.npz"
     assert call("convert", model, other).exit_code == 0
@@ -183,12 +210,36 @@ def test_diff(model: Path, tmp_path: Path) -> None:
 def test_layouts() -> None:
     found = call("layouts", "torch.lstm")
     assert found.exit_code == 0
-    assert "weight_ih_l{l}{d}  kernel : (g h) i" in found.output
-    assert "| i 0:h | f h:2h | g 2h:3h | o 3h:4h |" in found.output
-    assert "{l}.{d}.h  h : b p" in call("layouts", "keras.states").output
-    assert "did you mean 'torch.states'" in call("layouts", "torch.state").output
+    assert "  weight_ih_l{l}{d}  (4h, i)  kernel : (g h) i" in found.output
+    assert "| f  [h:2h, :]  |" in found.output
     everything = json.loads(call("layouts", "--json").output)
     assert {each["framework"] for each in everything} >= {"keras", "torch", "onnx", "tf1", "gates"}
+    assert {"array", "layout", "shape", "axes", "blocks", "legend", "source"} <= set(everything[0])
+
+
+def test_layouts_with_sizes_have_slices_in_numbers() -> None:
+    found = call("layouts", "keras.lstm", "--sizes", "input=300, hidden=128")
+    assert "{d}.kernel  (300, 512)  kernel : i (g h)" in found.output
+    assert "| [:, 0:128] | [:, 128:256] | [:, 256:384] | [:, 384:512] |" in found.output
+    [kernel, *_] = json.loads(call("layouts", "keras.lstm", "--sizes", "input=300,hidden=128", "--json").output)
+    assert kernel["shape"] == [300, 512]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ("hidden", "'hidden' is not NAME=SIZE"),
+        ("hidden=x", "hidden is 'x', and no whole number"),
+        ("hidden=3,hidden=4", "hidden is given twice"),
+        ("hidden=0", "hidden is 0"),
+        ("units=3", "unknown size 'units'"),
+        ("hidden=4,state=3", "state=3 has no effect on gru"),
+    ],
+)
+def test_sizes_that_are_none_are_a_usage_error(sizes: str, message: str) -> None:
+    found = call("layouts", "keras.gru", "--sizes", sizes)
+    assert found.exit_code == 2
+    assert message in found.output
 
 
 def test_an_error_has_one_clear_line_first(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -89,3 +90,19 @@ def test_a_wrong_number_makes_the_demo_fail(demo: ModuleType, monkeypatch: pytes
             monkeypatch.setattr(demo, name, lambda keras, outcome=outcome: outcome)
         codes[outcomes] = demo.main()
     assert [bool(code) for code in codes.values()] == [False] + [True] * 6
+
+
+def test_the_training_runs_stay_together_with_the_recipe_and_else_do_not(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, EXAMPLES / "training.py", "--steps", "8", "--out", tmp_path],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.count("from Keras at the most") == 4
+    apart = json.loads((tmp_path / "training.json").read_text())["apart"]
+    assert max(apart["frozen"], apart["resumed"]) < 1e-14
+    assert min(apart["both biases"], apart["no optimizer"]) > 1e-4
+    assert (tmp_path / "training.svg").read_text().count("torch from") == 4
+
+
+def test_the_picture_of_the_docs_is_of_these_runs() -> None:
+    found = json.loads((EXAMPLES.parent / "docs" / "training.json").read_text())
+    assert max(found["apart"]["frozen"], found["apart"]["resumed"]) < 1e-14
+    assert found["steps"] == len(found["keras"]) == 40

@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import sys
 import tracemalloc
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,9 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from lstmbridge import read
+from lstmbridge.errors import FileError
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,3 +125,66 @@ def test_the_whole_files_are_read(name: str, whole: dict[str, list[bytes]], tmp_
         path = tmp_path / f"{number}{SEEDS.FORMATS[name][0]}"
         path.write_bytes(data)
         assert SEEDS.attempt(path)
+
+
+# ---- what the fuzzer found
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("suffix", [".keras", ".npz"])
+def test_a_packed_member_that_does_not_unpack_is_an_error_of_ours(suffix: str, method: int, tmp_path: Path) -> None:
+    """Each method of packing has errors of its own, which a damaged stream raises before its checksum is looked at."""
+    [whole, *_] = SEEDS.FORMATS[suffix[1:]][1](tmp_path)
+    packed = tmp_path / f"packed{suffix}"
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(packed, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert SEEDS.attempt(packed)
+    with zipfile.ZipFile(packed) as archive:
+        member = archive.infolist()[0]
+    data = packed.read_bytes()
+    begin = member.header_offset + 30 + len(member.filename)
+    outcomes = set()
+    for at in range(begin, begin + member.compress_size, max(1, member.compress_size // 40)):
+        damaged = tmp_path / f"damaged{suffix}"
+        damaged.write_bytes(data[:at] + bytes(255 - byte for byte in data[at : at + 3]) + data[at + 3 :])
+        outcomes.add(SEEDS.attempt(damaged))
+    assert False in outcomes
+
+
+def test_a_tensor_of_more_axes_than_an_array_can_have(tmp_path: Path) -> None:
+    import onnx
+
+    [whole, *_] = SEEDS.FORMATS["onnx"][1](tmp_path)
+    model = onnx.load(whole)
+    for tensor in model.graph.initializer:
+        tensor.dims.extend([1] * 70)
+    onnx.save(model, whole)
+    assert not SEEDS.attempt(whole)
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<f4', 'shape': (3,", "{'descr':\n  1\n '<f4'}", "(((", "0x"])
+def test_an_array_file_whose_header_is_no_literal(header: str, tmp_path: Path) -> None:
+    head = f"{header}\n".encode()
+    array = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("lstmbridge.gates.npy", array)
+    assert not SEEDS.attempt(tmp_path / "a.npz")
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "kernel.npy").write_bytes(array)
+    with pytest.raises(FileError):
+        read(tmp_path / "arrays", layout="tf1", forget_constant=1.0)
+
+
+def test_an_attribute_of_a_type_that_there_is_not(tmp_path: Path) -> None:
+    """The library takes a type of varying length for texts, whatever its kind, and ends the process over it."""
+    [whole, *_] = SEEDS.FORMATS["h5"][1](tmp_path)
+    data = whole.read_bytes()
+    at = data.index(b"keras_version\0\0\0") + 16
+    assert data[at : at + 2] == b"\x19\x01"
+    for kind in (0x00, 0x02, 0x1C, 0x31, 0xFF):
+        for place, value in ((1, kind), (2, 7), (12, 28)):
+            damaged = bytearray(data)
+            damaged[at + place] = value
+            (tmp_path / "damaged.h5").write_bytes(damaged)
+            assert not SEEDS.attempt(tmp_path / "damaged.h5")

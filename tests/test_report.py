@@ -314,7 +314,7 @@ def test_the_cases_can_be_read_back_from_the_page(files: Files) -> None:
 
 def test_features_stand_under_their_groups_in_the_declared_order() -> None:
     names = ["clip", "reverse", "no-bias", "unequal-stack", "hard-sigmoid-1/6", "T=1", "right-padded", "strange",
-             "dual-bias", "file: no-bias"]  # fmt: skip
+             "dual-bias", "file: no-bias", "initial weights: like keras"]  # fmt: skip
     cases = [case(features=[name]) for name in names]
     expected = [
         ("weights", ["no-bias", "dual-bias"]),
@@ -323,6 +323,7 @@ def test_features_stand_under_their_groups_in_the_declared_order() -> None:
         ("activations", ["hard-sigmoid-1/6"]),
         ("sizes", ["T=1"]),
         ("stacks", ["unequal-stack"]),
+        ("initial weights", ["initial weights: like keras"]),
         ("files", ["file: no-bias"]),
         ("sequences", ["right-padded"]),
         ("other", ["strange"]),

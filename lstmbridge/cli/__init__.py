@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or tensorflow prints what no user of this command asked for
 
-COMMANDS = ("convert", "migrate", "run", "verify", "inspect", "check", "diff", "layouts")
+COMMANDS = ("convert", "migrate", "run", "verify", "inspect", "plot", "check", "diff", "layouts")
 
 
 class _Lazy(click.Group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -20,7 +21,11 @@ __all__ = ["command"]
 @as_json
 @refusing
 def command(file: str, as_json: bool, brief: bool, **options: Any) -> None:
-    """Show what is in FILE: per layer its cell, sizes, directions, bias form, activations, parameters and gates."""
+    """Show what is in FILE: per layer its cell, dimensions, directions, bias form, activations, parameters and gates.
+
+    The parameters are counted with their formula, part by part and gate by gate; both directions count together. i is
+    the input gate, f the forget gate, g the cell candidate, o the output gate; r reset, z update, n new.
+    """
     with waiting(f"reading {file}"):
         found = inspect(file, **options)
     if as_json:
@@ -31,28 +36,21 @@ def command(file: str, as_json: bool, brief: bool, **options: Any) -> None:
         click.echo(f"{layer.label or 'layer'}: {layer.spec}")
         if not brief:
             _print(layer)
+    if found.total and not brief:
+        click.echo(found.total)
     left_alone(found.left_alone)
 
 
 def _print(layer: LayerSummary) -> None:
-    facts: dict[str, Any] = {
-        "activations": layer.activations,
-        "parameters": layer.formula,
-        "dtype": layer.dtype,
-        "stored as": layer.source,
-        "reads": layer.after,
-    }
-    for name, value in facts.items():
-        if value:
-            click.echo(f"  {name + ':':13}{value}")
-    if layer.nan or layer.inf:
-        click.echo(f"  {'not finite:':13}{layer.nan} NaN, {layer.inf} infinite")
-    columns = ("weight", "shape", "min", "max", "mean", "std", "NaN", "Inf")
-    table("", columns, [_row(weight) for weight in layer.weights])
+    for name, told in layer.facts().items():
+        click.echo(f"  {name + ':':13}{told if isinstance(told, str) else _wrapped(told)}")
+    for columns, rows in (layer.counts(), layer.statistics()):
+        first, *others = columns
+        table("", (f"  {first}", *others), [(f"  {row[0]}", *row[1:]) for row in rows])
     click.echo()
 
 
-def _row(weight: Any) -> tuple[str, ...]:
-    numbers = (weight.minimum, weight.maximum, weight.mean, weight.deviation)
-    shape = " x ".join(map(str, weight.shape))
-    return (f"  {weight.name}", shape, *(f"{number:.4g}" for number in numbers), str(weight.nan), str(weight.inf))
+def _wrapped(words: Sequence[str]) -> str:
+    """Words with commas, four on a line."""
+    lines = (", ".join(words[n : n + 4]) for n in range(0, len(words), 4))
+    return f",\n{'':15}".join(lines)

@@ -18,11 +18,11 @@ PATH = click.Path(dir_okay=True, path_type=str)
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
-def pair(text: str, option: str) -> tuple[str, str]:
-    """The two names in ``OLD=NEW``. Errors: a usage error of the option."""
+def pair(text: str, option: str, form: str = "OLD=NEW") -> tuple[str, str]:
+    """What stands left and right of the sign in ``OLD=NEW``. Errors: a usage error of the option."""
     old, equals, new = text.partition("=")
     if not equals:
-        raise click.BadParameter(f"{text!r} is not OLD=NEW", param_hint=option)
+        raise click.BadParameter(f"{text!r} is not {form}", param_hint=option)
     return old, new
 
 

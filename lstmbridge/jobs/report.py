@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from lstmbridge import __version__
 from lstmbridge.jobs.job import Job
 from lstmbridge.jobs.reasons import Reason, grouped
 from lstmbridge.jobs.work import FINISHED, VERDICTS, Record
+from lstmbridge.markup import Markup, shown, tag, together
 
 if TYPE_CHECKING:
     from lstmbridge.jobs.run import Summary
@@ -35,12 +35,6 @@ LAYER_FIELDS = ("label", "target_label", "spec", "verdict", "module", "parameter
 ROW_FIELDS = ("layer", "output", "a - b", "a - reference", "b - reference", "allowed", "verdict")
 #: Verdicts of files that have an output.
 _WITH_OUTPUT = (*FINISHED, "skipped")
-#: A reason longer than this is cut, and says so.
-_LONGEST = 20_000
-#: Characters that would not show, or turn round what follows them, or cannot be written: shown as their escapes.
-_HIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-#: The password in a URL; the page is for showing around.
-_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]*(?=@)")
 
 
 def page(job: Job, summary: Summary, written: datetime | None = None) -> str:
@@ -79,40 +73,7 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-# ---- text and markup
-
-
-class Markup(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
-def tag(name: str, *content: object, **attributes: object) -> Markup:
-    """An element; an attribute that is False or None is left out, `class_` and `data_x` are `class` and `data-x`."""
-    written = "".join(
-        f" {key.strip('_').replace('_', '-')}" + ("" if value is True else f'="{html.escape(shown(str(value)))}"')
-        for key, value in attributes.items()
-        if value is not None and value is not False
-    )
-    inner = "".join(part if isinstance(part, Markup) else html.escape(shown(str(part))) for part in content)
-    return Markup(f"<{name}{written}>{inner}</{name}>")
-
-
-def together(parts: Iterable[Markup]) -> Markup:
-    """Elements one after another."""
-    return Markup("\n".join(parts))
-
-
-@lru_cache(maxsize=1 << 12)
-def shown(text: str) -> str:
-    r"""Text as a page can show it: without passwords, hidden characters as escapes, and not endless.
-
-    >>> shown("ftp://me:secret@host/a\x00\u202e\udcff.h5")
-    'ftp://me:***@host/a\\x00\\u202e\\udcff.h5'
-    """
-    safe = _PASSWORD.sub(r"\1:***", _HIDDEN.sub(lambda match: ascii(match[0])[1:-1], text))
-    return safe if len(safe) <= _LONGEST else f"{safe[:_LONGEST]} ... ({len(safe) - _LONGEST:,} more characters)"
+# ---- text
 
 
 def named(name: str) -> str:

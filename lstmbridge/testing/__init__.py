@@ -7,6 +7,7 @@ Each check raises `lstmbridge.errors.Disagreement` with what is wrong, in words,
     check_handover      a state handed over in mid-sequence goes on as if nothing had happened
     check_round_trip    there and back, bit for bit, with all metadata
     check_gradients     gradients of weights and inputs agree, mapped through the same layout
+    check_training      both sides have the same losses and weights, step by step, also when one goes on for the other
     check_refusal       what cannot be held is refused, and the refusal says why
     check_owns_memory   nothing that is written into the result changes the source, nor the other way round
     check_device        the result is where the source is, and nothing went over the host
@@ -35,6 +36,7 @@ from lstmbridge.testing.running import (
     has_gradients,
 )
 from lstmbridge.testing.structure import check_structure
+from lstmbridge.testing.training import check_training
 from lstmbridge.testing.weights import labelled_layer, telling_layer
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "check_refusal",
     "check_round_trip",
     "check_structure",
+    "check_training",
     "combinations",
     "has_gradients",
     "labelled_layer",

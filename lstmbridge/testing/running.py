@@ -14,6 +14,7 @@ from lstmbridge.arrays import host
 from lstmbridge.checking import ROUNDING, TOLERANCE, Agreement, Difference, check
 from lstmbridge.contract import Gradients, Outputs
 from lstmbridge.errors import Disagreement, LayoutError
+from lstmbridge.fit import adjoint
 from lstmbridge.handover import read_states, write_states
 from lstmbridge.layer import Layer
 from lstmbridge.states import States, expect_mid_sequence
@@ -225,7 +226,10 @@ def check_gradients(
     seed: int = 0,
     tolerance: str | None = None,
 ) -> float:
-    """The gradients of weights and inputs agree, mapped back through each side's own layout; one layer a side.
+    """The gradients of weights and inputs agree, those of the target mapped back to the source; one layer a side.
+
+    Back through its own layout to the weights' places, and through the adjoint of the fit: where two biases were
+    merged, both have the gradient of their sum.
 
     The third witness are the equations: along random directions the slope of what they compute, by central differences
     in float64. A side whose framework does not differentiate is left to them. Gives the largest difference, relative to
@@ -244,16 +248,32 @@ def check_gradients(
     for side, gradient in found:
         slopes = _slopes(side.layers[0], given, lengths, gradient, seed, allowed)
         worst = max(worst, *(_demand_slope(side.name, name, *pair, allowed) for name, pair in slopes))
-    if len(found) == 2:
-        (one, a), (other, b) = found
-        for name in a.keys() & b.keys():
-            gap = float(np.max(np.abs(a[name] - b[name]), initial=0.0)) / _largest(b[name])
-            worst = max(worst, gap)
-            if not gap <= allowed:
-                raise Disagreement(
-                    f"check_gradients: {one.name} and {other.name} have other gradients of {name}",
-                    f"they differ by {gap:.3g} of the largest; allowed {allowed:.3g}",
-                )
+    return max(worst, _pulled_back(found[0], found[1], allowed)) if len(found) == 2 else worst
+
+
+def _pulled_back(one: tuple[Side, dict[str, Float]], other: tuple[Side, dict[str, Float]], allowed: float) -> float:
+    """The largest difference of the source's gradients and the target's, as those of the source's weights.
+
+    Errors: Disagreement that names the weight.
+    """
+    (source, a), (target, b) = one, other
+    before, after = source.layers[0].spec, target.layers[0].spec
+    back = {"x": b["x"], **adjoint(b, before, after)}
+    missing = [name for name in a if name not in back]
+    if missing:
+        raise Disagreement(
+            f"check_gradients: no gradient of {', '.join(missing)} comes back from {target.name}",
+            f"{source.name} has {before}, {target.name} {after}",
+        )
+    worst = 0.0
+    for name, gradient in back.items():
+        gap = float(np.max(np.abs(a[name] - gradient), initial=0.0)) / _largest(gradient)
+        worst = max(worst, gap)
+        if not gap <= allowed:
+            raise Disagreement(
+                f"check_gradients: {source.name} and {target.name} have other gradients of {name}",
+                f"they differ by {gap:.3g} of the largest; allowed {allowed:.3g}",
+            )
     return worst
 
 

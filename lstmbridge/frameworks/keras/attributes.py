@@ -1,9 +1,10 @@
-"""Attributes of an HDF5 file, read only where their texts can be in the file.
+"""Attributes of an HDF5 file, read only where their texts can be in the file, and are texts.
 
 An attribute of texts holds, for each, its length and where it stands. HDF5 1.14.6 takes as much memory as a length says
-before it looks for the text: four bytes of damage cost four gigabytes. So the lengths are looked at first, where the
-format keeps them: in the messages of the object's header. Source: the HDF5 File Format Specification, IV.A (Object
-Headers) and IV.A.2.m (The Attribute Message).
+before it looks for the text: four bytes of damage cost four gigabytes. And a type of varying length that is neither of
+the two that there are (sequences, texts) it takes for texts, and ends the process. So both are looked at first, where
+the format keeps them: in the messages of the object's header. Source: the HDF5 File Format Specification, IV.A (Object
+Headers), IV.A.2.d (The Datatype Message) and IV.A.2.m (The Attribute Message).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _HEADER1 = struct.Struct("<BxHIIxxxx")  # version; messages, references, bytes o
 _MESSAGE1 = struct.Struct("<HHBxxx")  # type, size, flags
 _STRETCH = struct.Struct("<QQ")  # where a continuation is, and its bytes
 _TEXT = struct.Struct("<IQI")  # length; heap, number in it
+_TYPE = struct.Struct("<BBBxI4xI")  # version and class; kind and padding; encoding; size; size of a character
+_VARYING, _OF_TEXTS = 9, 1  # the class, and the kind of it
 _MOST = 1 << 20  # bytes of one header; Keras splits what does not fit into 64 KiB
 
 
@@ -42,9 +45,10 @@ def expect_in_file(item: Any, name: str, where: str, place: tuple[int, int], siz
     if not isinstance(kind, h5py.h5t.TypeVlenID) and not _is_texts(kind):
         return
     header = _Header(*place, h5py.h5o.get_info(item.id).addr, min(size, _MOST))
-    texts = next((data for found, data in header.attributes() if found == name.encode()), None)
-    if texts is None:
+    said = next((rest for found, *rest in header.attributes() if found == name.encode()), None)
+    if said is None or not _says_texts(said[0]):
         raise FileError(f"{where}: attribute {name!r} is kept as Keras keeps none", "not read")
+    texts = said[1]
     lengths = sum(length for length, _, _ in _TEXT.iter_unpack(texts[: len(texts) // _TEXT.size * _TEXT.size]))
     if lengths > size:
         raise FileError(f"{where}: attribute {name!r} claims {lengths} bytes of texts", f"found: a file of {size}")
@@ -54,6 +58,14 @@ def _is_texts(kind: Any) -> bool:
     return isinstance(kind, h5py.h5t.TypeStringID) and bool(kind.is_variable_str())
 
 
+def _says_texts(datatype: bytes) -> bool:
+    """Whether a datatype message is that of texts of varying length, in characters of one byte."""
+    if len(datatype) < _TYPE.size:
+        return False
+    first, kind, encoding, _, character = _TYPE.unpack_from(datatype)
+    return (first & 15, kind & 15) == (_VARYING, _OF_TEXTS) and kind >> 4 <= 2 and encoding <= 1 and character == 1
+
+
 class _Header:
     """The messages of one object's header, of either form. Errors: ValueError, struct.error for one that is none."""
 
@@ -61,8 +73,8 @@ class _Header:
         self.descriptor, self.base, self.address = descriptor, base, address
         self.left = limit
 
-    def attributes(self) -> Iterator[tuple[bytes, bytes]]:
-        """Each attribute's name and data."""
+    def attributes(self) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Each attribute's name, datatype message and data."""
         for kind, content in self._messages():
             if kind == _ATTRIBUTE:
                 yield _attribute(content)
@@ -115,10 +127,12 @@ def _of_2(data: bytes, order: bool) -> Iterator[tuple[int, bytes]]:
         at += size
 
 
-def _attribute(content: bytes) -> tuple[bytes, bytes]:
-    """An attribute's name and data; the first version rounds each part up to eight bytes."""
+def _attribute(content: bytes) -> tuple[bytes, bytes, bytes]:
+    """An attribute's name, datatype message and data; the first version rounds each part up to eight bytes."""
     version, _, *sizes = struct.unpack_from("<BBHHH", content)
     at = 9 if version == 3 else 8
-    name = content[at : at + sizes[0]].partition(b"\0")[0]
-    at += sum(-(-size // 8) * 8 if version == 1 else size for size in sizes)
-    return name, content[at:]
+    parts = []
+    for size in sizes:
+        parts.append(content[at : at + size])
+        at += -(-size // 8) * 8 if version == 1 else size
+    return parts[0].partition(b"\0")[0], parts[1], content[at:]

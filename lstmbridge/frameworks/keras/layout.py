@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lstmbridge.distributions import Scheme, glorot_uniform, orthogonal, zeros
 from lstmbridge.errors import Unsupported
 from lstmbridge.fit import FEATURES, Holds, any_activation
 from lstmbridge.notation import Layout
+from lstmbridge.optimizers import Rules
 from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Activation, Spec
 from lstmbridge.statenotation import StateForm, StateLayout
 
 __all__ = [
     "FAITHFUL",
     "HOLDS",
+    "INITIAL",
     "KERAS1_LAYOUTS",
     "KERAS3",
     "LAYOUTS",
@@ -75,6 +78,18 @@ STATES: Mapping[str, StateForm] = {
         held=list,
         nested=("l",),
     )
+}
+
+# ---- how weights begin
+
+_PARTS = {"kernel": glorot_uniform(), "recurrent_kernel": orthogonal(), "bias": zeros(), "recurrent_bias": zeros()}
+
+#: The defaults of LSTM (with ``unit_forget_bias``), GRU and SimpleRNN. Sources: their ``__init__`` and ``build``;
+#: keras/src/initializers/random_initializers.py.
+INITIAL: Mapping[str, Scheme] = {
+    "lstm": Scheme(_PARTS, {"bias.f": 1.0}),
+    "gru": Scheme(_PARTS),
+    "rnn": Scheme(_PARTS),
 }
 
 # ---- activations
@@ -246,4 +261,16 @@ FAITHFUL = Holds(
     directions=_DIRECTIONS,
     merges=frozenset(MERGES),
     features=frozenset({*FEATURES, "forget constant"}),
+)
+
+# ---- optimizers
+
+#: How Keras' optimizers differ from the canonical rules. Source: keras/src/optimizers/*.py.
+OPTIMIZERS = Rules(
+    epsilon={
+        "adam": "before the bias correction: sqrt(v) + epsilon",
+        "rmsprop": "inside the root: sqrt(v + epsilon)",
+        "adagrad": "inside the root: sqrt(s + epsilon)",
+    },
+    through="float32",
 )

@@ -26,7 +26,9 @@ from lstmbridge.frameworks.keras.objects import CELL_CLASSES, Finder, array, cla
 from lstmbridge.frameworks.keras.running import run_layer
 from lstmbridge.layer import Array, Layer
 
-__all__ = ["assign", "build", "gradients", "load", "native", "read", "run", "set_states", "states", "tensors"]
+__all__ = [
+    "assign", "build", "gradients", "layer_at", "load", "native", "read", "run", "set_states", "states", "tensors",
+]  # fmt: skip
 
 
 def read(obj: Any, options: ReadOptions) -> Reading:
@@ -75,7 +77,7 @@ def _find(obj: Any) -> Finder:
     return found
 
 
-def _at(obj: Any, path: str) -> Any:
+def layer_at(obj: Any, path: str) -> Any:
     """The recurrent layer at a path. Errors: UnknownName."""
     known = _find(obj).layers
     if path not in known:
@@ -89,7 +91,7 @@ def assign(obj: Any, layers: Sequence[Layer]) -> None:
     Errors: UnknownName for a path where no recurrent layer is; LayoutError for weights of another shape.
     """
     for layer in layers:
-        fill(_at(obj, layer.path), [layer], layer.path)
+        fill(layer_at(obj, layer.path), [layer], layer.path)
 
 
 def states(obj: Any, layers: Sequence[Layer]) -> dict[str, Array] | None:
@@ -97,13 +99,13 @@ def states(obj: Any, layers: Sequence[Layer]) -> dict[str, Array] | None:
 
     Errors: LayoutError for one that was not called yet.
     """
-    variables = kept(_at(obj, layers[0].path), layers)
+    variables = kept(layer_at(obj, layers[0].path), layers)
     return None if variables is None else {key: array(variable) for key, variable in variables.items()}
 
 
 def set_states(obj: Any, pending: Sequence[tuple[Sequence[Layer], Mapping[str, Array]]]) -> None:
     """Stateful layers keep these arrays, named as `states` names them. Errors: LayoutError; nothing is written then."""
-    put([(_at(obj, layers[0].path), layers, arrays) for layers, arrays in pending])
+    put([(layer_at(obj, layers[0].path), layers, arrays) for layers, arrays in pending])
 
 
 def build(targets: Sequence[Fitted], options: WriteOptions) -> Any:
@@ -215,7 +217,7 @@ def run(
     Errors: UnknownName for a path that is not there; those of `lstmbridge.frameworks.keras.running.run_layer`.
     """
     keep = mask if lengths is None else _counted(lengths, x)
-    return run_layer(_at(obj, layers[0].path), layers, x, h0, c0, keep)
+    return run_layer(layer_at(obj, layers[0].path), layers, x, h0, c0, keep)
 
 
 def gradients(
@@ -232,7 +234,7 @@ def gradients(
     A variable that is not trainable has none: zeros. Errors: those of `run`.
     """
     keep = None if lengths is None else _counted(lengths, x)
-    return gradients_of(_at(obj, layers[0].path), layers, x, h0, c0, keep, pull)
+    return gradients_of(layer_at(obj, layers[0].path), layers, x, h0, c0, keep, pull)
 
 
 def _counted(lengths: Sequence[int], x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

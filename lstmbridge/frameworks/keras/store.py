@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
-from zipfile import BadZipFile
 
 import h5py
 import ml_dtypes
@@ -29,6 +28,7 @@ from lstmbridge.frameworks.keras.attributes import expect_in_file
 from lstmbridge.frameworks.keras.soundness import expect_sound
 from lstmbridge.mapped import LARGE, numbers
 from lstmbridge.stored import note
+from lstmbridge.zipcopy import ZIP_ERRORS
 
 __all__ = ["Archive", "Store", "decode_config", "open_archive", "open_store"]
 
@@ -155,9 +155,7 @@ def explained(path: Path, kind: str) -> Iterator[None]:
         raise FileError(f"{path}: no such file") from error
     except PermissionError as error:
         raise FileError(f"{path}: no permission to read it") from error
-    except (
-        OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, BadZipFile, struct.error,
-    ) as error:  # fmt: skip
+    except (*ZIP_ERRORS, TypeError, AttributeError) as error:
         reason = f"found: {type(error).__name__}: {error}".splitlines()[0]
         raise FileError(f"{path}: not a readable {kind}: truncated, damaged, or of another format", reason) from error
 

@@ -74,14 +74,22 @@ def array_of(tensor: Any, file: Path | None = None) -> Numbers:
     dtype, shape = dtype_of(tensor), tuple(tensor.dims)
     if min(shape, default=0) < 0:
         raise LayoutError(f"onnx tensor {tensor.name!r} has shape {shape}", "expected no negative size")
-    count = math.prod(shape)
+    flat = _flat(tensor, file, dtype, math.prod(shape))
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:  # more axes, or larger ones beside an empty one, than an array can have
+        raise LayoutError(f"onnx tensor {tensor.name!r} has {len(shape)} axes", f"found: {error}") from error
+
+
+def _flat(tensor: Any, file: Path | None, dtype: np.dtype[Any], count: int) -> Numbers:
+    """The numbers of a tensor, one after another."""
     if tensor.data_location == _EXTERNAL:
-        return _external(tensor, file, dtype, count).reshape(shape)
+        return _external(tensor, file, dtype, count)
     if tensor.HasField("raw_data"):
         raw = tensor.raw_data
         _check_size(tensor, len(raw), count * dtype.itemsize, "bytes")
-        return np.frombuffer(raw, dtype).reshape(shape)
-    return _typed(tensor, dtype, count).reshape(shape)
+        return np.frombuffer(raw, dtype)
+    return _typed(tensor, dtype, count)
 
 
 def header(name: str, dtype: str, shape: tuple[int, ...]) -> Any:

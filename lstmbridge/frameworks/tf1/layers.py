@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from lstmbridge.contract import ReadOptions
 from lstmbridge.errors import Ambiguous, LayoutError, unknown
 from lstmbridge.frameworks.tf1.cells import Cell, Group
-from lstmbridge.frameworks.tf1.layout import PADDED, spec_of
+from lstmbridge.frameworks.tf1.layout import CUDNN_GRU, spec_of
 from lstmbridge.layer import Layer
 from lstmbridge.spec import Spec
 
@@ -81,8 +80,6 @@ def _part(cell: Cell, source: Source, options: ReadOptions) -> tuple[Spec, dict[
     """The Spec of one direction, as if it were forward, and its weights."""
     who = f"{source.where}: tf1 {cell.kind} {cell.scope!r}"
     arrays = {key: source.fetch(name) for key, name in cell.variables.items()}
-    if any(line.key == PADDED for line in cell.layout.lines) and "gates/bias" in arrays:
-        arrays[PADDED] = np.zeros_like(arrays["gates/bias"])
     spec = spec_of(cell.layout, arrays, _features(cell, source, options, who), who)
     return spec, cell.layout.unpack(arrays, spec, who=who)
 
@@ -146,7 +143,7 @@ def _notes(group: Group, source: Source) -> Iterator[str]:
         yield f"assumed, since variables do not say it: TensorFlow's default activations{clips}"
     if cell.features.get("forget_constant") == 0.0:
         yield f"a {cell.kind} adds nothing to its forget gate"
-    if any(line.key == PADDED for line in cell.layout.lines):
+    if cell.layout is CUDNN_GRU:
         yield "its recurrent biases of r and z are zeros: the cell has one bias for each, summed from cuDNN's two"
     if len(group.cells) == 2 and group.level is None:
         yield "assumed: the outputs of its two directions are put together by concat"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lstmbridge.distributions import Scheme, glorot_uniform, zeros
 from lstmbridge.errors import LayoutError
 from lstmbridge.fit import Holds, only
 from lstmbridge.layer import Array
@@ -15,7 +16,9 @@ from lstmbridge.notation import Layout
 from lstmbridge.spec import Spec
 from lstmbridge.statenotation import StateForm, StateLayout
 
-__all__ = ["ASKED", "BLOCK_V2", "CUDNN_GRU", "HOLDS", "LAYOUTS", "PADDED", "STATES", "LSTMStateTuple", "spec_of"]
+__all__ = [
+    "ASKED", "BLOCK_V2", "CUDNN_GRU", "HOLDS", "INITIAL", "LAYOUTS", "STATES", "LSTMStateTuple", "spec_of",
+]  # fmt: skip
 
 LAYOUTS = {
     "lstm": Layout(
@@ -42,9 +45,7 @@ LAYOUTS = {
     ),
 }
 
-#: CudnnCompatibleGRUCell: it resets after the product, and has both biases for n only. No cell stores the last line:
-#: the canonical form has both biases for each gate or for none.
-PADDED = "gates/recurrent_bias"
+#: CudnnCompatibleGRUCell: it resets after the product, and has both biases for n only.
 CUDNN_GRU = Layout(
     "r z n",
     ("gates/kernel", "kernel[r z] + recurrent_kernel[r z] : (i + p) (g h)"),
@@ -53,7 +54,6 @@ CUDNN_GRU = Layout(
     ("candidate/input_projection/bias", "bias[n] : (g h)"),
     ("candidate/hidden_projection/kernel", "recurrent_kernel[n] : p (g h)"),
     ("candidate/hidden_projection/bias", "recurrent_bias[n] : (g h)"),
-    (PADDED, "recurrent_bias[r z] : (g h)"),
     source="tensorflow/contrib/cudnn_rnn/python/ops/cudnn_rnn_ops.py: CudnnCompatibleGRUCell",
 )
 
@@ -89,6 +89,17 @@ STATES = {
     "state_is_tuple=False": StateForm(
         StateLayout(("state", "c + h : b (h + p)"), ("state", "h : b p"), source=_CELLS), alone=True, several=tuple
     ),
+}
+
+_MATRICES = ("kernel", "recurrent_kernel", "peephole", "projection")
+_PARTS = {**dict.fromkeys(_MATRICES, glorot_uniform()), "bias": zeros()}
+
+#: The cells' ``build``: zeros for biases, but ones for a GRU's gates; what is given no initializer gets
+#: ``get_variable``'s, glorot_uniform over the whole array (tensorflow/python/ops/variable_scope.py).
+INITIAL = {
+    "lstm": Scheme(_PARTS),
+    "gru": Scheme(_PARTS, {"bias.r": 1.0, "bias.z": 1.0}),
+    "rnn": Scheme(_PARTS),
 }
 
 #: The runtime adds it to the forget gate, the default 1.0 or another; a checkpoint does not say which.

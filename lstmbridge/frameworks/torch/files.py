@@ -12,14 +12,17 @@ from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.torch import archive, exported, infer, script, sharded
 from lstmbridge.frameworks.torch.checkpoint import State, state_dict, unwrapped
 from lstmbridge.frameworks.torch.effective import effective
+from lstmbridge.frameworks.torch.optimizing import state_of
 from lstmbridge.frameworks.torch.patch import put
 from lstmbridge.frameworks.torch.plan import plan
+from lstmbridge.frameworks.torch.saved import entries_by_name, optimizer_dict, plain
 from lstmbridge.frameworks.torch.zips import Zip
 from lstmbridge.layer import Layer
 from lstmbridge.mapped import Later
+from lstmbridge.optimizers import OptimizerState
 from lstmbridge.stored import noting
 
-__all__ = ["patch", "read", "write"]
+__all__ = ["optimizer", "patch", "read", "write"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,30 @@ def _in_zip(zipped: Zip, only: Collection[str]) -> _Found:
     if exported.is_exported(zipped):
         return _Found(unwrapped(exported.load(zipped)))
     return _Found(state_dict(zipped.path, archive.load_zip(zipped), only))
+
+
+def optimizer(path: Path, options: ReadOptions) -> OptimizerState:
+    """The state of the optimizer in a checkpoint, for the layers of the state dict in it.
+
+    A state dict of an optimizer names no parameter: it counts them, in the order of the model's own. So its entries are
+    those of the model's tensors, in order, if they are as many and have the same shapes; what else stands among them
+    (buffers of a normalisation) is known by its name. Errors: FileError for a file without an optimizer; Ambiguous for
+    several, and where entries and tensors do not go together; those of `optimizing.state_of`.
+    """
+    with archive.guarded(path):
+        found = archive.load(path)
+    state = state_dict(path, found, options.only)
+    layers = read(path, options).layers
+    saved = optimizer_dict(path, found)
+    names = entries_by_name(path, saved, state.arrays)
+    kept = {name: plain(saved["state"].get(number, {})) for number, name in names.items()}
+    trained = {names[each]: n for n, group in enumerate(saved["param_groups"]) for each in group["params"]}
+    groups = [plain(group) for group in saved["param_groups"]]
+    made = state_of(groups, {name: each for name, each in kept.items() if each}, trained, layers)
+    if any(group.get("param_names") for group in groups):
+        return made
+    note = f"{path.name}: its optimizer names no parameter; they were taken in the order of the model's, shapes agree"
+    return made.replace(notes=(*made.notes, note))
 
 
 def patch(existing: Path, layers: Sequence[Layer], path: Path, options: ReadOptions) -> tuple[str, ...]:

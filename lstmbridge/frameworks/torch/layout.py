@@ -7,12 +7,14 @@ h' = (1 - z) n + z h.
 
 from __future__ import annotations
 
+from lstmbridge.distributions import Scheme, uniform
 from lstmbridge.fit import FEATURES, Holds, any_activation, only
 from lstmbridge.notation import Layout
-from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, Spec
+from lstmbridge.optimizers import Rules
+from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, PARTS, Spec
 from lstmbridge.statenotation import StateForm, StateLayout
 
-__all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "LAYOUTS", "STATES"]
+__all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "INITIAL", "LAYOUTS", "STATES"]
 
 #: The class of our own module, as `Layer.metadata` names it.
 FAITHFUL_CLASS = "lstmbridge.frameworks.torch.faithful.Recurrent"
@@ -52,6 +54,9 @@ STATES = {
     "cell": StateForm(StateLayout(("h", "h : b p"), ("c", "c : b h"), source="torch/nn/modules/rnn.py"), alone=True),
 }
 
+#: Every parameter alike, whatever its shape: ``RNNBase.reset_parameters``.
+INITIAL = {cell: Scheme(dict.fromkeys(PARTS, uniform())) for cell in CELLS}
+
 
 def _limit(spec: Spec) -> str | None:
     """nn.LSTM refuses a projection that does not make the state smaller."""
@@ -82,4 +87,14 @@ FAITHFUL = Holds(
     directions=frozenset({("forward",), ("reverse",), ("forward", "reverse")}),
     merges=frozenset(MERGES),
     features=frozenset({*FEATURES, "forget constant"}),
+)
+
+#: How torch's optimizers differ from the canonical rules. Source: torch/optim/*.py.
+OPTIMIZERS = Rules(
+    epsilon={
+        "adam": "after the bias correction: sqrt(v') + epsilon",
+        "rmsprop": "after the root: sqrt(v) + epsilon",
+        "adagrad": "after the root: sqrt(s) + epsilon",
+    },
+    through="float64",
 )
