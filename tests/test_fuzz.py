@@ -188,3 +188,14 @@ def test_an_attribute_of_a_type_that_there_is_not(tmp_path: Path) -> None:
             damaged[at + place] = value
             (tmp_path / "damaged.h5").write_bytes(damaged)
             assert not SEEDS.attempt(tmp_path / "damaged.h5")
+
+
+@pytest.mark.parametrize("size", [2**64 - 16, 2**64 - 32, 2**64 - 1, 2**63, 1 << 20])
+def test_a_heap_of_texts_whose_object_does_not_end_in_it(size: int, tmp_path: Path) -> None:
+    """The library adds its size to where it is, which wraps around: it stays there, or goes back, for ever."""
+    [whole, *_] = SEEDS.FORMATS["h5"][1](tmp_path)
+    data = bytearray(whole.read_bytes())
+    first = data.index(b"GCOL\x01") + 16  # behind the header: number, references, zeros, size
+    data[first + 8 : first + 16] = size.to_bytes(8, "little")
+    (tmp_path / "damaged.h5").write_bytes(data)
+    assert not SEEDS.attempt(tmp_path / "damaged.h5")

@@ -5,7 +5,7 @@ memory as that block claims, before the file's own size is looked at. Keras writ
 
 A global heap is a block that holds texts one after another, each behind its size. Its free rest is object 0; if that
 says a size of 0, H5HG__cache_heap_deserialize (HDF5 1.14.6) never gets past it, and no time limit in the process can
-stop it. Source: the HDF5 File Format Specification, II.A (Format Signature and Superblock) and
+stop it; nor past an object of so large a size that it wraps around and stays, or goes back. Source: the HDF5 File Format Specification, II.A (Format Signature and Superblock) and
 III.E (Global Heap).
 """
 
@@ -39,7 +39,7 @@ def expect_sound(raw: IO[bytes], where: str) -> None:
         raw.seek(start)
         _, size = _HEADER.unpack(raw.read(_HEADER.size).ljust(_HEADER.size, b"\0"))
         raw.seek(start)
-        if _goes_round(raw.read(min(size, _LARGEST))):
+        if _goes_round(raw.read(min(size, _LARGEST)), size):
             raise FileError(
                 f"{where}: not a readable HDF5 file: damaged", f"found: a heap of texts without end at {start}"
             )
@@ -84,13 +84,13 @@ def _found(raw: IO[bytes]) -> Iterator[int]:
         before = text[-overlap:]
 
 
-def _goes_round(heap: bytes) -> bool:
-    """Whether the library would stay at one object of a heap."""
+def _goes_round(heap: bytes, claimed: int) -> bool:
+    """Whether the library would stay at one object of a heap of that size, or leave the heap with it."""
     at = _HEADER.size
     while at + _OBJECT.size <= len(heap):
         number, _, _, size = _OBJECT.unpack_from(heap, at)
         step = size if number == 0 else _OBJECT.size + -(-size // 8) * 8
-        if step == 0:
+        if step == 0 or at + step > claimed:
             return True
         at += step
     return False
