@@ -5,8 +5,8 @@ memory as that block claims, before the file's own size is looked at. Keras writ
 
 A global heap is a block that holds texts one after another, each behind its size. Its free rest is object 0; if that
 says a size of 0, H5HG__cache_heap_deserialize (HDF5 1.14.6) never gets past it, and no time limit in the process can
-stop it; nor past an object of so large a size that it wraps around and stays, or goes back. Source: the HDF5 File Format Specification, II.A (Format Signature and Superblock) and
-III.E (Global Heap).
+stop it; nor past an object of so large a size that it wraps around and stays, or goes back. Source: the HDF5 File
+Format Specification, II.A (Format Signature and Superblock) and III.E (Global Heap).
 """
 
 from __future__ import annotations
