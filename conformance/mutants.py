@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from teeth import (
     ROOMS,
+    Crossed,
     Mutant,
     Tried,
     after,
@@ -27,6 +28,7 @@ from teeth import (
     of_cell,
     packed,
     relaid,
+    restated,
     together,
     tried,
     wrapped,
@@ -214,8 +216,8 @@ def _raw(original: Callable[..., str], self: Any, layer: Layer, raw: str, merged
     return original(self, straight, raw, merged)
 
 
-def _no_lengths(original: Callable[..., Any], module: Any, layers: Any, x: Any, h: Any, c: Any, counts: Any) -> Any:
-    return original(module, layers, x, h, c, None)
+def _no_lengths(original: Callable[..., Any], module: Any, x: Any, state: Any, counts: Any) -> Any:
+    return original(module, x, state, None)
 
 
 def _one_short(
@@ -224,13 +226,14 @@ def _one_short(
     return original(found, layer, constants, x, states, n and [max(1, length - 1) for length in n])
 
 
-def _padded_end(ran: tuple[Any, ...]) -> tuple[Any, ...]:
-    return ran[0], ran[0][:, -1][None], *ran[2:]
+def _padded_end(ran: tuple[Any, Any]) -> tuple[Any, Any]:
+    y, (_, c) = ran
+    return y, (y[:, -1][None], c)
 
 
-def _sorted(original: Callable[..., Any], module: Any, layers: Any, x: Any, h: Any, c: Any, counts: Any) -> Any:
-    y, *rest = original(module, layers, x, h, c, counts)
-    return (y if counts is None else y[counts.argsort(descending=True)], *rest)
+def _sorted(original: Callable[..., Any], module: Any, x: Any, state: Any, counts: Any) -> Any:
+    y, last = original(module, x, state, counts)
+    return (y if counts is None else y[counts.argsort(descending=True)]), last
 
 
 def _without_turn(node: dict[str, Any]) -> dict[str, Any]:
@@ -304,6 +307,16 @@ def _swapped_outputs(found: Any) -> Any:
     return replace(found, h=found.c, c=found.h)
 
 
+def _swapped_last(ran: tuple[Any, Any]) -> tuple[Any, Any]:
+    y, last = ran
+    return y, dict(zip(last, reversed(last.values()), strict=True)) if isinstance(last, dict) else last[::-1]
+
+
+def _each(change: Callable[[Any], Any], state: Any) -> Any:
+    """A state of torch's with every tensor changed."""
+    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
+
+
 def _kept_in_place(original: Callable[..., Any], obj: Any, layers: Any, x: Any, h0: Any, *rest: Any) -> Any:
     found = original(obj, layers, x, h0, *rest)
     for given, last in zip(h0 or (), found.h, strict=False):
@@ -317,21 +330,29 @@ def _states() -> Iterator[Mutant]:
         *(f"{ROOMS}.{n}" for n in ("torch.live", "keras.running", "onnx.live")),
     )
     lstm, both = (tried("lstm", "dual-bias", "torch"),), (tried("lstm", "bidirectional", "torch"),)
-    yield new("torch: h for c in the last states", after(f"{live}._ran", lambda r: (r[0], r[2], r[1])), *lstm)
-    yield new("torch: h for c in the initial states", wrapped(f"{live}._states", _swapped_states), *lstm)
+    yield new("torch: h for c in the last states", after(f"{live}._ran", _swapped_last), *lstm)
+    yield new("torch: h for c in the initial states", after(f"{live}._given", lambda state: state[::-1]), *lstm)
     yield new(
-        "torch: initial states are dropped", after(f"{live}._states", lambda s: tuple(each * 0 for each in s)), *lstm
+        "torch: initial states are dropped", after(f"{live}._given", lambda s: _each(lambda each: each * 0, s)), *lstm
     )
+    yield new("torch: h for c in all states, given and last", restated("torch", "layer", turned=True), *lstm)
     yield new(
         "torch: the last states of the directions are exchanged",
-        after(f"{live}._ran", lambda ran: (ran[0], *(each.flip(0) for each in ran[1:]))),
+        after(f"{live}._ran", lambda ran: (ran[0], _each(lambda each: each.flip(0), ran[1]))),
         *both,
     )
+    for framework, form in (("torch", "layer"), ("keras", "list"), ("onnx", "layout=0")):
+        yield new(
+            f"{framework}: forward for reverse in all states, given and last",
+            restated(framework, form, kind=Crossed),
+            tried("lstm", "bidirectional", framework),
+        )
     in_keras = (tried("lstm", "plain", "keras"),)
+    yield new("keras: h for c in all states, given and last", restated("keras", "list", turned=True), *in_keras)
     yield new("keras: h for c in the last states", after(f"{keras}._outputs", _swapped_outputs), *in_keras)
-    yield new("keras: h for c in the initial states", wrapped(f"{keras}._states", _swapped_states), *in_keras)
+    yield new("keras: h for c in the initial states", wrapped(f"{keras}._given", _swapped_states), *in_keras)
     in_onnx = (tried("lstm", "plain", "onnx"),)
-    yield new("onnx: h for c in the last states", after(f"{onnx}._run_node", lambda r: (r[0], r[2], r[1])), *in_onnx)
+    yield new("onnx: h for c in the last states", after(f"{onnx}._run_node", _swapped_last), *in_onnx)
     yield new(
         "onnx: h for c in the initial states",
         wrapped(
@@ -347,7 +368,7 @@ def _states() -> Iterator[Mutant]:
         wrapped(
             f"{onnx}._run_node",
             lambda original, found, layer, constants, x, states, n: original(
-                found, layer, constants, x, {**states, "initial_c": None}, n
+                found, layer, constants, x, {key: each for key, each in states.items() if key != "initial_c"}, n
             ),
         ),
         *in_onnx,
@@ -383,13 +404,21 @@ def _stacks() -> Iterator[Mutant]:
     )
     yield new(
         "torch: the initial states of a stack are in the other order",
-        wrapped(f"{live}._states", lambda original, layers, h, c, x: original(layers, h and h[::-1], c and c[::-1], x)),
+        wrapped(
+            f"{live}._given",
+            lambda original, module, layers, h, c, x: original(module, layers, h and h[::-1], c and c[::-1], x),
+        ),
         *stack,
     )
     yield new(
         "torch: the last states of a stack are in the other order",
-        after(f"{live}._ran", lambda ran: (ran[0], *(each if each is None else each.flip(0) for each in ran[1:]))),
+        after(f"{live}._ran", lambda ran: (ran[0], _each(lambda each: each.flip(0), ran[1]))),
         tried("gru-after", "dual-bias", "torch", form="stack"),
+    )
+    yield new(
+        "torch: the states of a stack are (d l), not (l d)",
+        restated("torch", "layer", text={"h : (l d) b p": "h : (d l) b p", "c : (l d) b h": "c : (d l) b h"}),
+        tried("lstm", "bidirectional+dual-bias", "torch", form="stack"),
     )
     yield new(
         "a remainder gives the levels of a stack to one another",
@@ -969,7 +998,7 @@ def _refusals() -> Iterator[Mutant]:
         "the project's own module is used unasked",
         wrapped(
             "lstmbridge.pipeline._fit_one",
-            lambda original, layer, target, allow, faithful: original(layer, target, allow, True),
+            lambda original, target, allow, faithful, layer: original(target, allow, True, layer),
         ),
         tried("lstm", "peepholes", "torch"),
         tried("gru-before", "plain", "torch"),

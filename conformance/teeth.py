@@ -28,6 +28,7 @@ from suite import OPTIMIZERS, Prepared, checks
 from lstmbridge import Spec, convert
 from lstmbridge.errors import BridgeError
 from lstmbridge.notation import Layout
+from lstmbridge.statenotation import StateLayout
 from lstmbridge.testing import (
     SEQUENCES,
     check_complete,
@@ -43,6 +44,7 @@ from lstmbridge.testing import (
 __all__ = [
     "ROOMS",
     "Apply",
+    "Crossed",
     "Mutant",
     "Tried",
     "after",
@@ -57,6 +59,7 @@ __all__ = [
     "of_cell",
     "packed",
     "relaid",
+    "restated",
     "run_checks",
     "together",
     "tried",
@@ -344,6 +347,37 @@ def exchanged(one: str, other: str, among: str = "") -> type[Layout]:
             return {name: found[moved(name)] if moved(name) in found else found[name] for name in found}
 
     return Exchanged
+
+
+def restated(
+    framework: str,
+    form: str,
+    *,
+    text: Mapping[str, str] | None = None,
+    turned: bool = False,
+    kind: type[StateLayout] = StateLayout,
+) -> Apply:
+    """A framework's form of states has other texts of its lines, or the lines in the other order, or is of another
+    kind."""
+    texts = text or {}
+
+    def other(forms: Mapping[str, Any]) -> Mapping[str, Any]:
+        old = forms[form].layout
+        assert set(texts) <= {line.text for line in old.lines}, texts
+        lines = [(line.key, texts.get(line.text, line.text)) for line in old.lines]
+        return {form: replace(forms[form], layout=kind(*lines[:: -1 if turned else 1]))}
+
+    return entries(f"{ROOMS}.{framework}.layout.STATES", other)
+
+
+class Crossed(StateLayout):
+    """A StateLayout in which the directions stand for one another."""
+
+    def places(self, specs: Any, batch: int = 1) -> list[dict[str, Any]]:
+        words = {"forward": "reverse", "reverse": "forward"}
+        found = super().places(specs, batch)
+        return [{f"{words[d]}.{part}": level[f"{d}.{part}"] for d, _, part in (n.partition(".") for n in level)}
+                for level in found]  # fmt: skip
 
 
 def packed(change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Apply:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import PAIRS, SEQUENCE_PAIRS, Case, sequence_cases
-from runtimes import BACKEND, FRAMEWORKS, plain
+from runtimes import BACKEND, FRAMEWORKS, KERAS, plain
 from suite import ORIENTED, run
 
 from lstmbridge import convert, reference
@@ -31,27 +31,36 @@ CUT = [
 ]
 
 
-def parametrized(found: Iterable[Case]) -> Any:
-    """Every case; those between frameworks that are not each other's target in a ring are for the full run."""
-    quick = {*zip(FRAMEWORKS, (*FRAMEWORKS[1:], FRAMEWORKS[0]), strict=True)} if BACKEND == "tensorflow" else PAIRS
-    marks = {True: [], False: [pytest.mark.slow]}
-    return pytest.mark.parametrize(
-        "case",
-        [
-            pytest.param(case, id=case.id, marks=marks[(case.source, case.target) in quick and case.sequence != "long"])
-            for case in found
-        ],
+#: Each framework with the next one, and the last with the first.
+RING = {*zip(FRAMEWORKS, (*FRAMEWORKS[1:], FRAMEWORKS[0]), strict=True)}
+
+
+def is_quick(case: Case) -> bool:
+    """All but long sequences, where Keras runs on tensorflow only between frameworks that stand next in the ring."""
+    return case.sequence != "long" and (BACKEND != "tensorflow" or (case.source, case.target) in RING)
+
+
+def is_quick_cut(case: Case) -> bool:
+    """Plain layers; between frameworks next in the ring, on another backend than tensorflow from Keras to torch."""
+    return case.features == ("plain",) and (case.source, case.target) in (
+        RING if BACKEND == "tensorflow" else {(KERAS, "torch")}
     )
 
 
-@parametrized(sequence_cases(NAMES))
+def parametrized(found: Iterable[Case], quick: Callable[[Case], bool]) -> Any:
+    """Every case; those that are not quick are for the full run."""
+    marks = {True: [], False: [pytest.mark.slow]}
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.id, marks=marks[quick(case)]) for case in found])
+
+
+@parametrized(sequence_cases(NAMES), is_quick)
 def test_sequences(case: Case, record: Any) -> None:
     run(case, record, "sequences")
 
 
-@parametrized(CUT)
+@parametrized(CUT, is_quick_cut)
 def test_cut_anywhere(case: Case, record: Any) -> None:
-    """The state is carried from one framework into the other, both ways, at every cut."""
+    """The state is carried from one framework into the other, both ways, at every cut of 20 steps."""
     run(case, record, "sequences")
 
 

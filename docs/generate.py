@@ -167,7 +167,17 @@ def training() -> str:
     return "\n".join([*lines, *(f"| {words} | {found['apart'][name]:.1e} |" for name, words in said.items())])
 
 
+def states() -> str:
+    """Every form of states, in the notation."""
+    lines = ["| framework | form | array | what is in it |", "|---|---|---|---|"]
+    for name in registry.names():
+        for form, each in getattr(registry.framework(name).layout, "STATES", {}).items():
+            lines += [f"| {name} | `{form}` | `{line.key}` | `{line.text}` |" for line in each.layout.lines]
+    return "\n".join(lines)
+
+
 PAGES = {
+    "docs/states.md": {"states": states},
     "docs/training.md": {"training": training},
     "README.md": {"support": support},
     "docs/layouts.md": {"layouts": drawn},

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lstmbridge.checking import Agreement, check, diff
     from lstmbridge.errors import BridgeError
+    from lstmbridge.handover import read_states, write_states
     from lstmbridge.initializers import initial_layer
     from lstmbridge.layer import Layer
     from lstmbridge.named import from_arrays
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lstmbridge.plotting import plot
     from lstmbridge.remainder import Remainder
     from lstmbridge.spec import Activation, Spec
+    from lstmbridge.states import States
     from lstmbridge.summary import inspect
     from lstmbridge.training import migrate_optimizer, read_optimizer
 
@@ -41,6 +43,7 @@ _HOMES = {
     "Migration": "pipeline",
     "Remainder": "remainder",
     "Spec": "spec",
+    "States": "states",
     "check": "checking",
     "convert": "pipeline",
     "diff": "checking",
@@ -53,7 +56,9 @@ _HOMES = {
     "plot": "plotting",
     "read": "pipeline",
     "read_optimizer": "training",
+    "read_states": "handover",
     "write": "pipeline",
+    "write_states": "handover",
 }
 
 __all__ = [
@@ -65,6 +70,7 @@ __all__ = [
     "Migration",
     "Remainder",
     "Spec",
+    "States",
     "check",
     "convert",
     "diff",
@@ -77,7 +83,9 @@ __all__ = [
     "plot",
     "read",
     "read_optimizer",
+    "read_states",
     "write",
+    "write_states",
 ]
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from lstmbridge.grammar import Place
     from lstmbridge.layer import Array
-    from lstmbridge.notation import Place
 
 __all__ = [
     "LateCast",

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from lstmbridge import arrays as xp
 from lstmbridge import reference, registry
-from lstmbridge.contract import FOR_BOTH, Outputs, Reading, ReadOptions, States
+from lstmbridge.contract import FOR_BOTH, InitialStates, Outputs, Reading, ReadOptions
 from lstmbridge.errors import Disagreement, LayoutError, MissingFramework, unknown
-from lstmbridge.layer import Layer
+from lstmbridge.layer import Layer, modules
 from lstmbridge.mapped import forget
 from lstmbridge.pipeline import read_all, select
 from lstmbridge.tensorfile import numpy_dtype
@@ -371,7 +371,7 @@ class _Side:
             if label not in known:
                 raise unknown(f"layer of {self.name}", label, known)
         chosen = tuple(known[label] for label in labels)
-        runs = [chosen[start:stop] for start, stop in _modules(chosen, 0, len(chosen))]
+        runs = [chosen[start:stop] for start, stop in modules(chosen)]
         whole = [[each for each in self.layers if each.path == run[0].path] for run in runs]
         if self.live is not None and any(list(run) != every for run, every in zip(runs, whole, strict=True)):
             self.live = None
@@ -388,21 +388,24 @@ class _Side:
         if self.live is None:
             return _reference(self.layers[start:stop], given)
         x, h, c = given.x, [], []
-        for begin, end in _modules(self.layers, start, stop):
-            mine = slice(begin - start, end - start)
+        layers = self.layers[start:stop]
+        for begin, end in modules(layers):
+            mine = slice(begin, end)
             h0 = given.h0[mine] if given.h0 is not None else None
             c0 = given.c0[mine] if given.c0 is not None else None
             try:
-                outputs = self._module(self.layers[begin:end], x, h0, c0, given.steps)
+                outputs = self._module(layers[mine], x, h0, c0, given.steps)
             except MissingFramework as error:  # a framework whose objects can be had without what runs them
                 self.live, self.notes = None, (*self.notes, f"{self.name} was run by the reference: {error.headline}")
-                return _reference(self.layers[start:stop], given)
+                return _reference(layers, given)
             x = np.asarray(outputs.y, np.float64)
             h += list(outputs.h)
             c += list(outputs.c)
         return Outputs(x, h, c)
 
-    def _module(self, layers: Sequence[Layer], x: Float, h0: States, c0: States, steps: _Steps) -> Outputs:
+    def _module(
+        self, layers: Sequence[Layer], x: Float, h0: InitialStates, c0: InitialStates, steps: _Steps
+    ) -> Outputs:
         """One module; where its framework takes no mask, on the steps that count, moved together."""
         if steps.mask is None:
             ran = self.live.run(self.obj, layers, x, h0, c0, steps.lengths)
@@ -453,19 +456,9 @@ def _reference(layers: Sequence[Layer], given: _Given, dtype: str = "float64") -
     return Outputs(outcomes[-1].y, [each.h for each in outcomes], [each.c for each in outcomes])
 
 
-def _modules(layers: Sequence[Layer], start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The stretches of layers that one module holds: one path, levels counting up."""
-    begin = start
-    for n in range(start + 1, stop + 1):
-        same = n < stop and layers[n].level is not None and layers[n].path == layers[begin].path
-        if not same:
-            yield begin, n
-            begin = n
-
-
 def _segments(a: Sequence[Layer], b: Sequence[Layer]) -> Iterator[tuple[int, int]]:
     """The shortest stretches that are whole modules on both sides."""
-    ends = {end for _, end in _modules(a, 0, len(a))} & {end for _, end in _modules(b, 0, len(b))}
+    ends = {end for _, end in modules(a)} & {end for _, end in modules(b)}
     start = 0
     for end in sorted(ends):
         yield start, end

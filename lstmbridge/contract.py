@@ -11,10 +11,11 @@ A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who
     layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours) and
                   FAITHFUL_NOTE (how it is loaded), CELL_LAYOUTS (cell -> Layout, where a class whose name ends in
                   Cell has another), ASKED (cell -> fields of the Spec that arrays never tell and nobody may guess),
-                  and INITIAL (cell -> Scheme: how its own layers begin); imports no framework
+                  INITIAL (cell -> Scheme: how its own layers begin), and STATES (name -> `StateForm`: how it holds
+                  states, the usual form first); imports no framework
     live.py       read(obj, options), build(targets, options), assign(obj, layers), load(path, options),
-                  run(obj, layers, x, h0, c0, lengths), optionally gradients(...) and tensors(obj); imports its
-                  framework at the top
+                  run(obj, layers, x, h0, c0, lengths), optionally gradients(...) and tensors(obj), and for states
+                  native(array), states(obj, layers) and set_states(obj, pairs); imports its framework at the top
     files.py      read(path, options), optionally write(targets, path, options) and
                   patch(existing, layers, path, options); no framework where the format allows it
     training.py   read(optimizer, obj, layers), build(state, obj, layers), freeze(obj, layers), train(obj, ...), and for
@@ -43,12 +44,12 @@ __all__ = [
     "FOR_BOTH",
     "FilesRoom",
     "Gradients",
+    "InitialStates",
     "LayoutRoom",
     "LiveRoom",
     "Outputs",
     "ReadOptions",
     "Reading",
-    "States",
     "TrainingRoom",
     "WriteOptions",
 ]
@@ -127,7 +128,7 @@ class Outputs:
 
 
 #: Initial states, one array a layer: h0 (d, b, p), c0 (d, b, h); None: zeros.
-States = Sequence[npt.NDArray[np.float64]] | None
+InitialStates = Sequence[npt.NDArray[np.float64]] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,17 +161,25 @@ class LiveRoom(Protocol):
     assign  writes the weights of `layers`, as `read` gave them, back into the object they were read from
     load    the live object of a file of this framework
     run     runs that part of `obj` which `layers` were read from (consecutive, of one path) on x (b, t, i), with
-            h0 and c0 (`States`: a list with one array a layer, or None for zeros) and lengths (b,), or None where all
-            steps count. x and states come in float64 whatever the weights are; to cast them to the layer's dtype, and
-            to put them on its device, is for `run` to do. A step past the end leaves the state as it is and gives
-            y = 0. Where `run` also takes `mask` (b, t), true for each step that counts, any step may be left out; a run
-            without that parameter is given the steps that count, moved together, and their number as lengths
+            h0 and c0 (`InitialStates`: a list with one array a layer, or None for zeros) and lengths (b,), or None
+            where all steps count. x and states come in float64 whatever the weights are; to cast them to the layer's
+            dtype, and to put them on its device, is for `run` to do. A step past the end leaves the state as it is and
+            gives y = 0. Where `run` also takes `mask` (b, t), true for each step that counts, any step may be left out;
+            a run without that parameter is given the steps that count, moved together, and their number as lengths
 
     and, where the framework has them, two that the conformance checks use:
 
     gradients  (obj, layers, x, h0, c0, lengths, pull) -> Gradients, by the framework's own differentiation, of
                sum(y * pull.y) + sum(h * pull.h) + sum(c * pull.c); a weight's gradient stands where the weight stands
     tensors    (obj) -> every array of the object that holds weights, recurrent or not, by the framework's own name
+
+    and, where its layout.py has STATES,
+
+    native      (array) -> the same numbers as an array of the framework's own, on their device where it can; without
+                it, states are given on the host
+    states      (obj, layers) -> what the one module that `layers` are keeps of its state between calls: arrays by the
+                names of its usual form, which may be views; None if it keeps nothing
+    set_states  (obj, pairs of layers and arrays), the arrays named so: these are what is kept; all of them or none
     """
 
     read: Callable[[Any, ReadOptions], Reading]

@@ -28,6 +28,7 @@ __all__ = [
     "block_orthogonal",
     "chrono",
     "constant",
+    "cut_normal",
     "glorot_normal",
     "glorot_uniform",
     "he_normal",
@@ -217,7 +218,7 @@ def truncated_normal(std: float, *, corrected: bool = False) -> Initializer:
     wide = std / TRUNCATED_STD if corrected else std
 
     def fill(rng: Generator, extent: Extent) -> Float:
-        return wide * _cut_normal(rng, extent.shape)
+        return wide * cut_normal(rng, extent.shape)
 
     return Initializer(f"truncated_normal({std:g}{', corrected=True' if corrected else ''})", fill)
 
@@ -226,7 +227,7 @@ def truncated_normal(std: float, *, corrected: bool = False) -> Initializer:
 _SHAPES: Mapping[str, Callable[[Generator, tuple[int, ...], float], Float]] = {
     "uniform": lambda rng, shape, std: rng.uniform(-math.sqrt(3) * std, math.sqrt(3) * std, shape),
     "normal": lambda rng, shape, std: _normal(rng, shape, std),
-    "truncated_normal": lambda rng, shape, std: std / TRUNCATED_STD * _cut_normal(rng, shape),
+    "truncated_normal": lambda rng, shape, std: std / TRUNCATED_STD * cut_normal(rng, shape),
 }
 _MODES: Mapping[str, Callable[[int, int], float]] = {
     "fan_in": lambda inputs, outputs: inputs,
@@ -293,7 +294,7 @@ def _normal(rng: Generator, shape: tuple[int, ...], std: float) -> Float:
     return std * rng.standard_normal(shape)
 
 
-def _cut_normal(rng: Generator, shape: tuple[int, ...]) -> Float:
+def cut_normal(rng: Generator, shape: tuple[int, ...]) -> Float:
     """Standard normal numbers, those beyond the cut drawn again until none is left."""
     drawn = rng.standard_normal(shape)
     beyond = np.abs(drawn) > CUT

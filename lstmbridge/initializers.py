@@ -140,13 +140,14 @@ def initial_layer(
         "peephole": peephole,
         "projection": projection,
     }
+    said = {part: value for part, value in given.items() if value is not None}
     scheme, arrays = (USUAL, _gate_by_gate(spec)) if like is None else _framework(spec, like)
-    plan = _plan(spec, scheme, {part: value for part, value in given.items() if value is not None})
+    plan = _plan(spec, scheme, said)
     plan.single.update(_forget_bias(spec, forget_bias, bias, like))
+    arrays += _without_array(spec, arrays, said)
     rng = _generator(seed)
-    drawn = {direction: _drawn(spec, plan, arrays, rng) for direction in spec.directions}
-    weights = {name: drawn[name.partition(".")[0]][name.partition(".")[2]] for name in spec.names()}
-    return Layer(spec=spec, weights={name: xp.cast(array, dtype) for name, array in weights.items()}, path=path)
+    drawn = {f"{d}.{name}": array for d in spec.directions for name, array in _drawn(spec, plan, arrays, rng).items()}
+    return Layer(spec=spec, weights={name: xp.cast(drawn[name], dtype) for name in spec.names()}, path=path)
 
 
 # ---- what is drawn together
@@ -188,6 +189,13 @@ def _arrays_of(layout: Layout, spec: Spec) -> Iterator[_Array]:
         for together in [parts] if slot.line.joined else [(part,) for part in parts]:
             gates = dict.fromkeys("".join(gate) for _, part, *gate in names if part in together)
             yield _Array(together, tuple(gates))
+
+
+def _without_array(spec: Spec, arrays: Sequence[_Array], said: Mapping[str, Given]) -> list[_Array]:
+    """What was given and no array of the framework holds, gate by gate (`Layout.absent`)."""
+    held = {(part, gate) for array in arrays for part in array.parts for gate in array.gates}
+    alone = [each for each in _gate_by_gate(spec) if each.parts[0] in said]
+    return [each for each in alone if (each.parts[0], each.gates[0]) not in held]
 
 
 def _framework(spec: Spec, like: str) -> tuple[Scheme, list[_Array]]:
@@ -242,8 +250,9 @@ def _plan(spec: Spec, scheme: Scheme, given: Mapping[str, Given]) -> _Plan:
         if part not in spec.parts:
             raise OptionError(f"{part}= has no effect", f"found no {part} in {spec}", "leave it out")
     plan = _Plan({part: initializer for part, initializer in scheme.parts.items() if part in spec.parts}, {})
+    whole = {part for part, value in given.items() if not isinstance(value, Mapping)}
     for name, number in scheme.constants.items():
-        if name.partition(".")[0] not in given or isinstance(given[name.partition(".")[0]], Mapping):
+        if name.partition(".")[0] not in whole:
             plan.single[name] = constant(number)
     for part, value in given.items():
         _put(plan, part, value, spec.parts[part])
@@ -289,12 +298,13 @@ def _checked(name: str, value: Any) -> Initializer | Float:
 def _forget_bias(spec: Spec, value: float | None, bias: Given, like: str | None) -> dict[str, Initializer | Float]:
     """What stands in the forget gate's bias, where it is not what draws the others. Errors: OptionError."""
     has = spec.cell == "lstm" and spec.bias != "none"
+    named = isinstance(bias, Mapping) and "f" in bias
     if value is None:
-        says = like is not None or not (bias is None or (isinstance(bias, Mapping) and "f" not in bias))
-        return {"bias.f": constant(0.0 if spec.forget_constant else FORGET_BIAS)} if has and not says else {}
+        open_ = has and like is None and (bias is None or (isinstance(bias, Mapping) and not named))
+        return {"bias.f": constant(0.0 if spec.forget_constant else FORGET_BIAS)} if open_ else {}
     if not has:
         raise OptionError("forget_bias= has no effect", f"found no forget bias in {spec}", "leave it out")
-    if bias.together if isinstance(bias, Initializer) else isinstance(bias, Mapping) and "f" in bias:
+    if named or (isinstance(bias, Initializer) and bias.together):
         raise OptionError(f"forget_bias={value:g} beside a bias= that says it, too", "leave one of them out")
     return {"bias.f": constant(value)}
 
@@ -314,7 +324,7 @@ def _generator(seed: Any) -> np.random.Generator:
 def _drawn(spec: Spec, plan: _Plan, arrays: Sequence[_Array], rng: np.random.Generator) -> dict[str, Float]:
     """The weights of one direction, in float64, without the direction in their names.
 
-    A weight that the framework has no array for, though its layer computes with it, is zero (`Layout.absent`).
+    One that the framework has no array for, and of which nothing was said, is zero (`Layout.absent`).
     """
     weights: dict[str, Float] = {}
     for initializer, array, parts in _draws(spec, plan, arrays):

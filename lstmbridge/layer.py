@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from lstmbridge.errors import LayoutError, unknown
 from lstmbridge.spec import GATES, Spec
 
-__all__ = ["Array", "Layer", "dtype_name"]
+__all__ = ["Array", "Layer", "dtype_name", "label_of", "modules"]
 
 #: An array of any framework; numpy's where nothing else is said.
 Array = Any
@@ -62,7 +62,7 @@ class Layer:
     @property
     def label(self) -> str:
         """The name that tells this layer from its neighbours: its path, with its level where it has one."""
-        return self.path if self.level is None else f"{self.path}.l{self.level}".lstrip(".")
+        return label_of(self.path, self.level)
 
     @property
     def dtype(self) -> str:
@@ -237,6 +237,28 @@ def _sizes_text(spec: Spec) -> str:
     sizes = {"hidden": spec.hidden_size, "input": spec.input_size}
     sizes |= {} if spec.projection_size is None else {"projection": spec.projection_size}
     return ", ".join(f"{name} = {size}" for name, size in sizes.items())
+
+
+class _Located(Protocol):
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def level(self) -> int | None: ...
+
+
+def label_of(path: str, level: int | None) -> str:
+    """The label of a layer that stands there."""
+    return path if level is None else f"{path}.l{level}".lstrip(".")
+
+
+def modules(layers: Sequence[_Located]) -> Iterator[tuple[int, int]]:
+    """The stretches of layers that one module holds, each by its ends: one path, and levels."""
+    begin = 0
+    for n in range(1, len(layers) + 1):
+        if n == len(layers) or layers[n].level is None or layers[n].path != layers[begin].path:
+            yield begin, n
+            begin = n
 
 
 def dtype_name(array: Array) -> str:

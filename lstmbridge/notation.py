@@ -24,105 +24,23 @@ only ever added to the bias that is there, are zeros when read, and must be zero
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lstmbridge import arrays as xp
 from lstmbridge.errors import LayoutError, NotationError
+from lstmbridge.grammar import Axis, Line, Part, Place, Slot, Vocabulary, expect_names, parse, placed, product, solved
 from lstmbridge.layer import Array, dtype_name
 from lstmbridge.mapped import Later
 from lstmbridge.spec import GATES, PARTS, Spec
 
-__all__ = ["Block", "Cut", "Layout", "Place", "Slot"]
+__all__ = ["WEIGHTS", "Block", "Cut", "Layout"]
 
-ENUMERATED = ("d", "k", "g")
-SIZES = ("i", "h", "p")
-_PART = re.compile(r"^(?P<name>\w+)(\[(?P<gates>[^\]]+)\])?$")
-_AXIS = re.compile(r"\([^()]*\)|[^\s()]+")
+#: What lines about weights speak of; the level stands in names only.
+WEIGHTS = Vocabulary(PARTS, {"d": "direction", "k": "part", "g": "gate"}, gated=frozenset(PARTS) - {"projection"})
 _NO_GATES: Mapping[str, str] = {}
-
-
-@dataclass(frozen=True)
-class _Part:
-    name: str
-    gates: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One axis of an array: a product of indices, outermost first, or a sum of sizes."""
-
-    indices: tuple[str, ...]
-    joined: bool = False
-
-    def __str__(self) -> str:
-        text = (" + " if self.joined else " ").join(self.indices)
-        return f"({text})" if len(self.indices) > 1 else text
-
-
-@dataclass(frozen=True)
-class _Line:
-    key: str
-    text: str
-    parts: tuple[_Part, ...]
-    axes: tuple[_Axis, ...]
-
-    @property
-    def joined(self) -> bool:
-        """Whether parts stand one after another on one axis."""
-        return any(axis.joined for axis in self.axes)
-
-    @property
-    def pattern(self) -> str:
-        """The axes as written."""
-        return " ".join(str(axis) for axis in self.axes)
-
-    def has(self, index: str) -> bool:
-        return any(index in axis.indices for axis in self.axes)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One array of a layout for one Spec: its name, its shape, and the axes that shape comes from."""
-
-    key: str
-    line: _Line
-    shape: tuple[int, ...]
-    gates: tuple[str, ...]
-    sizes: Mapping[str, int] = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one canonical weight stands: array `key`, seen as `split`, at `index`, its axes in the order `axes`.
-
-    `index` has an int for an enumerated axis and a slice for a size. `axes` permutes what is left into canonical order.
-    `sign` is -1 where the framework stores the opposite number.
-    """
-
-    key: str
-    split: tuple[int, ...]
-    index: tuple[int | slice, ...]
-    axes: tuple[int, ...]
-    sign: int = 1
-
-    def of(self, array: Array) -> Array:
-        """The weight: a view on `array` (a copy only for an opposite sign or where the framework has no views)."""
-        seen = xp.view(array, self.split, self.index, self.axes)
-        return seen if self.sign > 0 else -seen
-
-    def of_power(self, power: int) -> Place:
-        """Where such a power of the weight stands: an even one has lost the sign."""
-        return self if power % 2 else replace(self, sign=1)
-
-    def stored(self, weight: Array) -> Array:
-        """`weight` as the array's block holds it: axes back in the array's order, sign as stored."""
-        back = tuple(self.axes.index(n) for n in range(len(self.axes)))
-        seen = xp.permute(weight, back)
-        return seen if self.sign > 0 else -seen
 
 
 @dataclass(frozen=True)
@@ -160,7 +78,7 @@ class Cut:
     @property
     def sized(self) -> bool:
         """Whether its blocks are stretches; where it only counts, each is one index."""
-        return any(index in self.axis for index in SIZES)
+        return any(index in self.axis for index in WEIGHTS.sizes)
 
 
 class Layout:
@@ -188,7 +106,7 @@ class Layout:
     ) -> None:
         self.gates, self.signs = _signed(gates)
         self.cell = _cell_with(self.gates, gates)
-        self.lines = tuple(_parse(key, text, self.gates) for key, text in lines)
+        self.lines = tuple(parse(WEIGHTS, key, text, self.gates) for key, text in lines)
         self.directions = directions or {"forward": "forward", "reverse": "reverse"}
         self.gate_names = gate_names
         self.source = source
@@ -198,7 +116,7 @@ class Layout:
     @property
     def bidirectional(self) -> bool:
         """Whether it has a place for two directions."""
-        return all(line.has("d") or "{d}" in line.key for line in self.lines)
+        return all(line.says("d") for line in self.lines)
 
     def slots(self, spec: Spec, level: int = 0) -> dict[str, Slot]:
         """Every array this layer has in this layout, by name."""
@@ -272,25 +190,11 @@ class Layout:
     def check(self, arrays: Mapping[str, Array], spec: Spec, *, level: int = 0, who: str = "") -> None:
         """Nothing, if `arrays` are just what this layout expects. Errors: LayoutError that says what is not."""
         slots = self.slots(spec, level)
-        prefix = f"{who}: " if who else ""
-        missing = [key for key in slots if key not in arrays]
-        extra = [key for key in arrays if key not in slots]
-        if missing or extra:
-            raise LayoutError(
-                f"{prefix}"
-                + " and ".join(
-                    f"{len(keys)} array{'s' * (len(keys) > 1)} {word}"
-                    for keys, word in ((missing, "missing"), (extra, "too many"))
-                    if keys
-                ),
-                *([f"missing: {', '.join(missing)}"] if missing else []),
-                *([f"too many: {', '.join(extra)}"] if extra else []),
-                f"expected for {spec}: {', '.join(slots)}",
-            )
+        expect_names(arrays, slots, who, spec)
         for key, slot in slots.items():
             found = tuple(int(n) for n in arrays[key].shape)
             if found != slot.shape:
-                raise LayoutError(f"{prefix}{key} has shape {found}", *_explain(slot, found, self))
+                raise LayoutError(f"{who + ': ' if who else ''}{key} has shape {found}", *_explain(slot, found, self))
 
     def infer(self, arrays: Mapping[str, Array], *, level: int = 0, who: str = "", **features: Any) -> Spec:
         """The Spec of the layer that `arrays` are, from their names and shapes.
@@ -319,12 +223,12 @@ class Layout:
             self._cache[spec, level] = _resolve(self, spec, level)
         return self._cache[spec, level]
 
-    def name(self, line: _Line, direction: str, gate: str, level: int) -> str:
+    def name(self, line: Line, direction: str, gate: str, level: int) -> str:
         """A line's array name with its indices filled in."""
         filled = line.key.replace("{d}", self.directions.get(direction, direction)).replace("{l}", str(level))
         return filled.replace("{g}", self.gate_names.get(gate, gate))
 
-    def cuts(self) -> Iterator[tuple[_Line, tuple[Cut, ...]]]:
+    def cuts(self) -> Iterator[tuple[Line, tuple[Cut, ...]]]:
         """For each line, how each axis of its array is cut.
 
         An axis whose blocks are no slices (it has two sizes) is taken apart into its indices.
@@ -337,7 +241,7 @@ class Layout:
             axes = (piece for axis in line.axes for piece in _sliceable(axis))
             yield line, tuple(Cut(str(axis), _length(self, line, axis), _blocks(self, line, axis)) for axis in axes)
 
-    def lengths(self, line: _Line) -> tuple[str, ...]:
+    def lengths(self, line: Line) -> tuple[str, ...]:
         """The shape of a line's array in sizes, e.g. ``("i", "4h")``."""
         return tuple(_length(self, line, axis) for axis in line.axes)
 
@@ -366,65 +270,6 @@ def _cell_with(gates: tuple[str, ...], text: str) -> str:
     raise NotationError(f"gates {text!r} are no cell's", "expected an order of i f g o, r z n, or n")
 
 
-def _parse(key: str, text: str, gates: tuple[str, ...]) -> _Line:
-    """One line of a layout. Errors: NotationError with the line and what is wrong in it."""
-    left, colon, right = text.partition(":")
-    if not colon:
-        raise NotationError(f"{key!r}: {text!r} has no colon", "expected parts : axes")
-    joined = "+" in left
-    words = [word.strip() for word in re.split(r"[|+]", left)]
-    if joined and "|" in left:
-        raise NotationError(f"{key!r}: {text!r} mixes | and +", "expected one of them")
-    parts = tuple(_parse_part(key, text, word, gates) for word in words)
-    axes = tuple(_parse_axis(key, text, token) for token in _AXIS.findall(right))
-    line = _Line(key, text, parts, axes)
-    _check_line(line, joined)
-    return line
-
-
-def _parse_part(key: str, text: str, word: str, gates: tuple[str, ...]) -> _Part:
-    match = _PART.match(word)
-    if match is None or match["name"] not in PARTS:
-        raise NotationError(f"{key!r}: {text!r}: {word!r} is not a part", f"expected one of {', '.join(PARTS)}")
-    own = tuple(match["gates"].split()) if match["gates"] else None
-    if own and (set(own) - set(gates) or len(set(own)) != len(own)):
-        found = f"{key!r}: {text!r}: gates {' '.join(own)}"
-        raise NotationError(found, f"expected some of {' '.join(gates)}, each once")
-    return _Part(match["name"], own)
-
-
-def _parse_axis(key: str, text: str, token: str) -> _Axis:
-    joined = "+" in token
-    indices = tuple(re.split(r"\s*\+\s*|\s+", token.strip("() ")))
-    bad = [index for index in indices if index not in (SIZES if joined else ENUMERATED + SIZES)]
-    if bad or not indices:
-        raise NotationError(f"{key!r}: {text!r}: {token!r} is not an axis", "expected indices d k g i h p")
-    return _Axis(indices, joined)
-
-
-def _check_line(line: _Line, joined: bool) -> None:
-    def wrong(what: str, expected: str) -> NotationError:
-        return NotationError(f"{line.key!r}: {line.text!r}: {what}", expected)
-
-    flat = [index for axis in line.axes for index in axis.indices]
-    repeated = {index for index in flat if flat.count(index) > 1}
-    if repeated:
-        raise wrong(f"index {', '.join(sorted(repeated))} twice", "each index once")
-    if joined != any(axis.joined for axis in line.axes):
-        raise wrong("parts and axes disagree about +", "expected e.g. kernel + recurrent_kernel : (i + p) (g h)")
-    if ("k" in flat) != (len(line.parts) > 1 and not joined):
-        raise wrong("k is missing or has nothing to count", "expected k exactly where parts are joined by |")
-    for n, part in enumerate(line.parts):
-        found = {axis.indices[n] if axis.joined else index for axis in line.axes for index in axis.indices}
-        needed = set(PARTS[part.name].split())
-        if {index for index in found if index in SIZES} != needed:
-            raise wrong(f"axes {line.pattern} for {part.name}", f"its sizes are {PARTS[part.name]}")
-        if part.name != "projection" and ("g" in flat) == ("{g}" in line.key):
-            raise wrong("the gate must be either in the name or in the axes", "expected g in one of them")
-    if ("d" in flat) and "{d}" in line.key:
-        raise wrong("the direction is both in the name and in the axes", "expected d in one of them")
-
-
 # ---- from a layout and a Spec to places
 
 
@@ -434,7 +279,7 @@ def _is_partial(layout: Layout) -> bool:
     return bool(parts) and {gate for part in parts for gate in _gates_of(layout, part)} != set(layout.gates)
 
 
-def _lines_for(layout: Layout, spec: Spec) -> list[_Line]:
+def _lines_for(layout: Layout, spec: Spec) -> list[Line]:
     """The lines whose parts this layer has; of those with one name, the one with most parts."""
     fitting = [line for line in layout.lines if all(part.name in spec.parts for part in line.parts)]
     return [
@@ -444,7 +289,7 @@ def _lines_for(layout: Layout, spec: Spec) -> list[_Line]:
     ]
 
 
-def _gates_of(layout: Layout, part: _Part) -> tuple[str, ...]:
+def _gates_of(layout: Layout, part: Part) -> tuple[str, ...]:
     if part.name == "projection":
         return ("",)
     return part.gates or layout.gates
@@ -473,29 +318,16 @@ def _resolve(layout: Layout, spec: Spec, level: int) -> tuple[dict[str, Slot], d
     return slots, places
 
 
-def _slot(layout: Layout, line: _Line, spec: Spec, key: str) -> Slot:
+def _slot(layout: Layout, line: Line, spec: Spec, key: str) -> Slot:
     gates = _gates_of(layout, line.parts[0])
     sizes = {**spec.sizes, "d": len(spec.directions), "k": len(line.parts), "g": len(gates)}
-    return Slot(key, line, tuple(_axis_size(axis, sizes) for axis in line.axes), gates, sizes)
-
-
-def _axis_size(axis: _Axis, sizes: Mapping[str, int]) -> int:
-    values = [sizes[index] for index in axis.indices]
-    return sum(values) if axis.joined else _product(values)
-
-
-def _product(values: Sequence[int]) -> int:
-    product = 1
-    for value in values:
-        product *= value
-    return product
+    return Slot(key, line, sizes, gates)
 
 
 def _places(
     layout: Layout, slot: Slot, spec: Spec, direction: str, gate: str
 ) -> Iterator[tuple[str, Place]]:
     """The place of every weight that stands in one array."""
-    split = _split(slot)
     for k, part in enumerate(slot.line.parts):
         for d, each_direction in enumerate(spec.directions):
             if direction not in ("", each_direction):
@@ -504,83 +336,47 @@ def _places(
                 if gate not in ("", each_gate):
                     continue
                 name = f"{each_direction}.{part.name}" + (f".{each_gate}" if each_gate else "")
-                yield name, _place(layout, slot, split, part, {"d": d, "k": k, "g": g}, each_gate)
+                yield name, placed(slot, k, {"d": d, "g": g}, layout.signs.get(each_gate, 1))
 
 
-def _split(slot: Slot) -> list[tuple[str | _Axis, int]]:
-    """The array's axes with every product taken apart: (index or joined axis, size)."""
-    split: list[tuple[str | _Axis, int]] = []
-    for axis in slot.line.axes:
-        if axis.joined:
-            split.append((axis, _axis_size(axis, slot.sizes)))
-        else:
-            split.extend((index, slot.sizes[index]) for index in axis.indices)
-    return split
-
-
-def _place(
-    layout: Layout,
-    slot: Slot,
-    split: Sequence[tuple[str | _Axis, int]],
-    part: _Part,
-    at: Mapping[str, int],
-    gate: str,
-) -> Place:
-    index: list[int | slice] = []
-    left: list[str] = []
-    for axis, _ in split:
-        if isinstance(axis, _Axis):  # parts one after another: take this part's stretch
-            start = sum(slot.sizes[i] for i in axis.indices[: at["k"]])
-            mine = axis.indices[at["k"]]
-            index.append(slice(start, start + slot.sizes[mine]))
-            left.append(mine)
-        elif axis in ENUMERATED:
-            index.append(at[axis])
-        else:
-            index.append(slice(None))
-            left.append(axis)
-    axes = tuple(left.index(i) for i in PARTS[part.name].split())
-    return Place(slot.key, tuple(size for _, size in split), tuple(index), axes, layout.signs.get(gate, 1))
-
-
-def _sliceable(axis: _Axis) -> tuple[_Axis, ...]:
+def _sliceable(axis: Axis) -> tuple[Axis, ...]:
     """The axis itself, or its indices one by one where it has more than one size and something that is counted."""
-    sizes = [index for index in axis.indices if index in SIZES]
+    sizes = [index for index in axis.indices if index in WEIGHTS.sizes]
     if axis.joined or len(sizes) < 2:
         return (axis,)
-    return tuple(_Axis((index,)) for index in axis.indices)
+    return tuple(Axis((index,)) for index in axis.indices)
 
 
-def _names(layout: Layout, line: _Line) -> dict[str, tuple[str, ...]]:
+def _names(layout: Layout, line: Line) -> dict[str, tuple[str, ...]]:
     """What each enumerated index counts, in order."""
     gates = _gates_of(layout, line.parts[0])
     signed = tuple(("-" if layout.signs.get(gate, 1) < 0 else "") + gate for gate in gates)
     return {"d": ("forward", "reverse"), "k": tuple(part.name for part in line.parts), "g": signed}
 
 
-def _length(layout: Layout, line: _Line, axis: _Axis) -> str:
+def _length(layout: Layout, line: Line, axis: Axis) -> str:
     """How long an axis is, in sizes; both directions are counted where they share an axis with something else."""
     if axis.joined:
         return "+".join(axis.indices)
     if axis.indices == ("d",):
         return "d"
     names = _names(layout, line)
-    count = _product([len(names[index]) for index in axis.indices if index in ENUMERATED])
-    return _edge(count, "".join(index for index in axis.indices if index in SIZES))
+    count = product([len(names[index]) for index in axis.indices if index in WEIGHTS.counted])
+    return _edge(count, "".join(index for index in axis.indices if index in WEIGHTS.sizes))
 
 
-def _blocks(layout: Layout, line: _Line, axis: _Axis) -> tuple[Block, ...]:
+def _blocks(layout: Layout, line: Line, axis: Axis) -> tuple[Block, ...]:
     """The blocks of an axis in symbols; none for a plain size."""
     if axis.joined:
         edges = ["0", *("+".join(axis.indices[: n + 1]) for n in range(len(axis.indices)))]
         return tuple(Block({"k": part.name}, *edges[n : n + 2]) for n, part in enumerate(line.parts))
-    counted = [index for index in axis.indices if index in ENUMERATED]
+    counted = [index for index in axis.indices if index in WEIGHTS.counted]
     if not counted:
         return ()
     names = _names(layout, line)
-    unit = next((index for index in axis.indices if index in SIZES), "")
+    unit = next((index for index in axis.indices if index in WEIGHTS.sizes), "")
     within = axis.indices[axis.indices.index(unit) + 1 :] if unit else ()  # interleaved: they count the fastest
-    step = _product([len(names[index]) for index in within])
+    step = product([len(names[index]) for index in within])
     return tuple(
         Block(dict(zip(counted, words, strict=True)), *_stretch(n, step, unit))
         for n, words in enumerate(itertools.product(*(names[index] for index in counted)))
@@ -629,29 +425,16 @@ def _sized(layout: Layout, candidate: Spec, arrays: Mapping[str, Array], level: 
     """The candidate with the sizes that the arrays' shapes give, as far as they give them."""
     known: dict[str, int] = {}
     slots = layout.slots(candidate, level)
-    for _ in range(len(SIZES)):
+    for _ in WEIGHTS.sizes:
         for key, slot in slots.items():
             for axis, size in zip(slot.line.axes, arrays[key].shape, strict=False):
-                known |= _solved(axis, int(size), slot, known)
+                known |= solved(axis, int(size), slot, known, WEIGHTS.sizes)
         if candidate.projection_size is None and known.keys() & {"h", "p"}:
             known |= {"h": known.get("h", known.get("p", 1)), "p": known.get("h", known.get("p", 1))}
     sizes = {"input_size": known.get("i", 1), "hidden_size": known.get("h", 1)}
     if candidate.projection_size is not None:
         sizes["projection_size"] = known.get("p", 1)
     return candidate.replace(**sizes)
-
-
-def _solved(axis: _Axis, size: int, slot: Slot, known: Mapping[str, int]) -> dict[str, int]:
-    """The one unknown size of an axis, if there is just one and it comes out whole."""
-    open_ = [index for index in axis.indices if index in SIZES and index not in known]
-    if len(open_) != 1:
-        return {}
-    others = [known.get(index, slot.sizes[index]) for index in axis.indices if index != open_[0]]
-    if axis.joined:
-        value, rest = size - sum(others), 0
-    else:
-        value, rest = divmod(size, _product(others))
-    return {open_[0]: value} if rest == 0 and value > 0 else {}
 
 
 # ---- what a wrong shape gives away

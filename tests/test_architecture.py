@@ -25,13 +25,16 @@ PICTURE = """
     arrays tensorfile npz wire
     sstable
     bundle
-    notation
+    grammar
+    notation statenotation
     fit reference
     optimizers
     contract
     registry remainder
     named into
     pipeline drawing
+    states
+    handover
     checking summary training
     certificate
     initializers jobs testing plotting

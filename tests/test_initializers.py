@@ -268,6 +268,15 @@ def test_one_half_of_a_fused_kernel_is_replaced() -> None:
     assert np.abs(rows(made, "kernel")).max() == pytest.approx(math.sqrt(6 / (110 + 240)), rel=0.01)
 
 
+def test_a_bias_that_the_framework_has_no_array_for_is_zero_unless_it_is_given() -> None:
+    """Flax' GRU has a second bias for n only."""
+    plain = initial_layer(spec("gru", bias="dual"), like="flax", bias=0.5, seed=0)
+    made = initial_layer(spec("gru", bias="dual"), like="flax", recurrent_bias=uniform(), seed=0)
+    for gate in "rzn":
+        assert not plain[f"forward.recurrent_bias.{gate}"].any()
+        assert made[f"forward.recurrent_bias.{gate}"].all()
+
+
 def test_directions_are_drawn_apart_and_so_are_gates() -> None:
     for like in (None, "keras", "torch"):
         made = initial_layer(spec(directions=BOTH, bias="dual" if like == "torch" else "single"), like=like, seed=0)

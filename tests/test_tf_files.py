@@ -246,6 +246,36 @@ def test_a_partitioned_variable_is_put_together(made: Path) -> None:
         computes([layer], arrays)
 
 
+# ---- states
+
+
+@pytest.mark.parametrize(
+    ("case", "form"),
+    [("basic", "tuple"), ("full", "tuple"), ("gru", "tuple"), ("rnn", "tuple"), ("multi", "tuple"), ("both", "tuple"),
+     ("concatenated", "state_is_tuple=False")],
+)  # fmt: skip
+def test_the_states_that_tensorflow_gave_are_read(made: Path, case: str, form: str) -> None:
+    """(c, h), h alone, one a level, one a direction, and c and h in one array."""
+    arrays, layers = stored(made, case), lstmbridge.read(made / f"{case}.pb")
+    own = [arrays[f"state/{n}"] for n in range(sum(key.startswith("state/") for key in arrays))]
+    states = lstmbridge.read_states(own, layers, framework="tf1", form=form)
+    lengths = [6, 4] if case == "both" else None
+    for state, right in zip(states, reference.run_stack(layers, arrays["x"], lengths=lengths), strict=True):
+        assert np.abs(state.h - right.h).max() <= 1e-6
+        assert (state.c is None) == (right.c is None)
+        assert right.c is None or np.abs(state.c - right.c).max() <= 1e-6
+
+
+def test_tensorflow_begins_with_the_states_that_are_written(made: Path) -> None:
+    arrays, [layer] = stored(made, "started"), lstmbridge.read(made / "started.pb")
+    first = lstmbridge.States.of(layer, [arrays["h0"][None]], [arrays["c0"][None]])
+    written = lstmbridge.write_states(first, to="tf1")
+    assert type(written).__name__ == "LSTMStateTuple"
+    np.testing.assert_array_equal(written.c, arrays["c0"])
+    right = reference.run(layer, arrays["x"], h0=first.h[0], c0=first.c[0])
+    assert np.abs(arrays["y"] - right.y).max() <= 1e-6
+
+
 # ---- what no variable says
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers import layer, spec
-from lstmbridge import Layer, convert, migrate, read
+from lstmbridge import Layer, convert, migrate, read, registry
 from lstmbridge.arrays import host
 from lstmbridge.errors import Ambiguous, BridgeError, Disagreement, FileError, LayoutError, UnknownName, Unsupported
 from lstmbridge.fit import adjoint, terms
@@ -183,6 +183,30 @@ def test_the_adjoint_is_that_of_the_sums(cell: str, before: str, after: str) -> 
     assert forward == pytest.approx(sum((weights[name] * back[name]).sum() for name in weights), rel=1e-12)
 
 
+@pytest.mark.parametrize("name", [name for name in registry.names() if name != "gates"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_gradients_are_read_as_weights_are(name: str, cell: str) -> None:
+    """The adjoint of packing is unpacking, signs and all: <pack w, G> = <w, unpack G> for any weights and gradients."""
+    layouts = registry.framework(name).layout.LAYOUTS
+    if cell not in layouts:
+        assert name == "tf1" or cell == "rnn"
+        return
+    own = layouts[cell]
+    flipped = Layout(" ".join(f"-{gate}" if n % 2 else gate for n, gate in enumerate(own.gates)),
+                     *((line.key, line.text) for line in own.lines), gate_names=own.gate_names)  # fmt: skip
+    rng = np.random.default_rng(0)
+    for layout in (own, flipped):
+        for bias in ("single", "dual"):
+            one = spec(cell, bias=bias)
+            if set(layout.places(one)) != set(one.names()):
+                continue
+            weights = {each: rng.normal(size=one.shape(each)) for each in one.names()}
+            gradients = {key: rng.normal(size=shape) for key, shape in layout.shapes(one).items()}
+            stored, back = layout.pack(weights, one), layout.unpack(gradients, one)
+            expected = sum((stored[key] * gradients[key]).sum() for key in gradients)
+            assert expected == pytest.approx(sum((weights[each] * back[each]).sum() for each in weights), rel=1e-12)
+
+
 def test_merged_biases_share_what_is_kept_or_are_refused() -> None:
     one, other = spec(bias="dual"), spec(bias="single")
     rng = np.random.default_rng(0)
@@ -230,8 +254,6 @@ def test_with_the_second_bias_frozen_both_stay_together_and_else_they_drift(opti
 
 @pytest.mark.parametrize(("kind", "together"), [("sgd", True), ("adam", False)])
 def test_half_the_rate_for_both_biases_does_as_well_under_sgd_only(kind: str, together: bool) -> None:
-    from lstmbridge import registry
-
     state = {"sgd": SGD, "adam": ADAM}[kind]
     keras_layer = convert(double(), to="keras")
     module = convert(keras_layer, to="torch")

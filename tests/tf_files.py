@@ -1,7 +1,8 @@
 """Writes TensorFlow's files for `test_tf_files`: run as ``python tf_files.py DIRECTORY``, in a process of its own.
 
 For each case of TensorFlow 1, ``CASE/model.index`` and its companions, ``CASE.pb`` (the frozen graph), and
-``CASE.npz`` with the variables, the inputs x (b, t, i), and what TensorFlow computed: y, h, c. For Keras, checkpoints
+``CASE.npz`` with the variables, the inputs x (b, t, i), and what TensorFlow computed: y, h, c, and its own state, array
+by array (``state/0`` ...). For Keras, checkpoints
 and SavedModels of one model, with its layers' weights and outputs in ``keras.npz``.
 """
 
@@ -21,6 +22,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import numpy as np
 import tensorflow as tf
 
+from lstmbridge.frameworks.tf1.layout import LSTMStateTuple
+
 warnings.simplefilter("ignore")
 v1 = tf.compat.v1
 cells = v1.nn.rnn_cell
@@ -28,8 +31,9 @@ BATCH, TIME, INPUT = 2, 6, 5
 
 
 def with_states(y: Any, state: Any) -> dict[str, Any]:
-    """y with h, and c where the state has one."""
-    return {"y": y, "h": state.h, "c": state.c} if hasattr(state, "h") else {"y": y, "h": state}
+    """y with h, and c where the state has one; and the state as it is."""
+    last = {"h": state.h, "c": state.c} if hasattr(state, "h") else {"h": state}
+    return {"y": y, **last, "state": state}
 
 
 def dynamic(cell: Any, x: Any) -> dict[str, Any]:
@@ -39,14 +43,28 @@ def dynamic(cell: Any, x: Any) -> dict[str, Any]:
 def multi(x: Any) -> dict[str, Any]:
     stack = cells.MultiRNNCell([cells.BasicLSTMCell(6, forget_bias=0.5), cells.LSTMCell(4, forget_bias=0.5)])
     y, states = v1.nn.dynamic_rnn(stack, x, dtype=tf.float32)
-    return with_states(y, states[-1])
+    return {**with_states(y, states[-1]), "state": states}
+
+
+def concatenated(x: Any) -> dict[str, Any]:
+    y, state = v1.nn.dynamic_rnn(cells.LSTMCell(7, num_proj=3, state_is_tuple=False), x, dtype=tf.float32)
+    return {"y": y, "state": state}
+
+
+def started(x: Any) -> dict[str, Any]:
+    """Begins with a state in lstmbridge's own named tuple."""
+    rng = np.random.default_rng(5)
+    c, h = (tf.constant(rng.normal(size=(BATCH, 7)).astype("float32")) for _ in "ch")
+    y, state = v1.nn.dynamic_rnn(cells.BasicLSTMCell(7), x, initial_state=LSTMStateTuple(c=c, h=h))
+    return {**with_states(y, state), "c0": c, "h0": h}
 
 
 def both(x: Any) -> dict[str, Any]:
     y, (forward, backward) = v1.nn.bidirectional_dynamic_rnn(
         cells.LSTMCell(4), cells.LSTMCell(4), x, sequence_length=[TIME, TIME - 2], dtype=tf.float32
     )
-    return {"y": tf.concat(y, 2), "h": tf.stack([forward.h, backward.h]), "c": tf.stack([forward.c, backward.c])}
+    h, c = tf.stack([forward.h, backward.h]), tf.stack([forward.c, backward.c])
+    return {"y": tf.concat(y, 2), "h": h, "c": c, "state": (forward, backward)}
 
 
 def stacked_both(x: Any) -> dict[str, Any]:
@@ -160,6 +178,8 @@ CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
         cells.LSTMCell(7, use_peepholes=True, num_proj=3, cell_clip=0.6, proj_clip=0.4, forget_bias=2.5), x
     ),
     "multi": multi,
+    "concatenated": concatenated,
+    "started": started,
     "gru": lambda x: dynamic(cells.GRUCell(7), x),
     "rnn": lambda x: dynamic(cells.BasicRNNCell(7), x),
     "both": both,
@@ -188,13 +208,16 @@ def tensorflow1(directory: Path, name: str, build: Callable[[Any], dict[str, Any
     rng = np.random.default_rng(sum(map(ord, name)))
     with tf.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, (BATCH, TIME, INPUT), "x")
-        out = {key: tf.identity(value, f"out_{key}") for key, value in build(x).items()}
+        built = build(x)
+        state = tf.nest.flatten(built.pop("state", ()))
+        out = {key: tf.identity(value, f"out_{key}") for key, value in built.items()}
         variables = v1.trainable_variables()
         session.run(v1.global_variables_initializer())
         for variable in variables:
             variable.load(rng.normal(size=variable.shape).astype("float32") * 0.5, session)
         given = rng.normal(size=(BATCH, TIME, INPUT)).astype("float32")
-        values = session.run({"out": out, "var": {each.op.name: each for each in variables}}, {x: given})
+        asked = {"out": out, "var": {each.op.name: each for each in variables}, "state": state}
+        values = session.run(asked, {x: given})
         (directory / name).mkdir()
         (directory / "plain").mkdir(exist_ok=True)
         v1.train.Saver().save(session, str(directory / name / "model"))
@@ -209,6 +232,7 @@ def tensorflow1(directory: Path, name: str, build: Callable[[Any], dict[str, Any
         frozen = v1.graph_util.convert_variables_to_constants(session, session.graph_def, [f"out_{key}" for key in out])
         (directory / f"{name}.pb").write_bytes(frozen.SerializeToString())
     arrays = {f"var/{key}": value for key, value in values["var"].items()}
+    arrays |= {f"state/{n}": value for n, value in enumerate(values["state"])}
     np.savez(directory / f"{name}.npz", x=given, **arrays, **values["out"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -12,9 +13,11 @@ from lstmbridge import reference, registry
 from lstmbridge.arrays import host
 from lstmbridge.checking import ROUNDING, TOLERANCE, Agreement, Difference, check
 from lstmbridge.contract import Gradients, Outputs
-from lstmbridge.errors import Disagreement, LayoutError, Unsupported
+from lstmbridge.errors import Disagreement, LayoutError
 from lstmbridge.fit import adjoint
+from lstmbridge.handover import read_states, write_states
 from lstmbridge.layer import Layer
+from lstmbridge.states import States, expect_mid_sequence
 from lstmbridge.testing.causes import causes
 from lstmbridge.testing.side import Side
 
@@ -99,26 +102,26 @@ def _dtype(source: Any, target: Any) -> str:
 
 
 def check_handover(
-    source: Any, target: Any, *, batch: int = 2, time: int = 5, seed: int = 0, tolerance: str | None = None
+    source: Any, target: Any, *, batch: int = 2, time: int = 20, seed: int = 0, tolerance: str | None = None
 ) -> float:
-    """A sequence that is cut anywhere, its state handed from one side to the other there, is as if it ran on one side.
+    """A sequence that is cut anywhere, its states handed from one side to the other there, is as if it ran on one side.
 
-    Both ways, at every cut. Gives the largest difference to the float64 equations on the unbroken sequence. Errors:
-    Unsupported for a layer that reads sequences backwards, which has no state to hand over; Disagreement.
+    Both ways, at every cut; the states pass through the form that each side's framework has for them, where it has one.
+    A side is one layer, or several that read one another, in one module or in a chain. Gives the largest difference to
+    the float64 equations on the unbroken sequence. Errors: Unsupported for a layer that reads sequences backwards, and
+    so has no state to hand over; LayoutError for sides that are not the same layers; Disagreement.
     """
-    sides = _single("check_handover", source, target)
-    [layer] = sides[0].layers
-    if layer.spec.directions != ("forward",):
-        raise Unsupported(f"a {layer.spec} has no state in mid-sequence", "its reverse direction begins at the end")
-    given = _Drawn(layer, batch, time, seed)
-    truth = reference.run(layer, given.x, h0=given.h0, c0=given.c0)
-    allowed = TOLERANCE[tolerance or max((side.layers[0].dtype for side in sides), key=TOLERANCE.__getitem__)]
+    sides = _chains("check_handover", source, target)
+    layers = sides[0].layers
+    expect_mid_sequence([layer.spec for layer in layers])
+    given = _Drawn(layers, batch, time, seed)
+    truth = reference.run_stack(layers, given.x, h0=given.h0, c0=given.c0)
+    dtypes = (layer.dtype for side in sides for layer in side.layers)
+    allowed = TOLERANCE[tolerance or max(dtypes, key=TOLERANCE.__getitem__)]
     worst = 0.0
     for first, second in (sides, sides[::-1]):
         for cut in range(1, time):
-            y, h, c = _handed_over(first, second, given, cut)
-            gaps = [Difference.of(y, truth.y, allowed), Difference.of(h, truth.h, allowed)]
-            gaps += [] if truth.c is None else [Difference.of(np.asarray(c), truth.c, allowed)]
+            gaps = _gaps(_handed_over(first, second, given, cut), truth, allowed)
             worst = max(worst, *(gap.largest for gap in gaps))
             if not worst <= allowed:
                 who = f"{first.name} to {second.name} after step {cut} of {time}"
@@ -127,6 +130,48 @@ def check_handover(
                     f"they differ by {worst:.3g}; allowed {allowed:.3g}",
                 )
     return worst
+
+
+def _chains(check: str, source: Any, target: Any) -> list[Side]:
+    """Both sides, of the same layers, each reading the one before. Errors: LayoutError."""
+    sides = [Side.of(source), Side.of(target)]
+    counts = [len(side.layers) for side in sides]
+    if counts[0] != counts[1]:
+        found = " and ".join(f"{side.name} has {count} layers" for side, count in zip(sides, counts, strict=True))
+        raise LayoutError(f"{check}: {found}", "expected the same layers on both sides")
+    for side in sides:
+        for before, layer in itertools.pairwise(side.layers):
+            if layer.after not in (None, before.label) or before.spec.output_size != layer.spec.input_size:
+                raise LayoutError(f"{check}: {side.name}: {layer.label} does not read {before.label}",
+                                  "expected layers that read one another: take them apart")  # fmt: skip
+    return sides
+
+
+def _handed_over(first: Side, second: Side, given: _Drawn, cut: int) -> Outputs:
+    """What both give together, the first up to the cut, the second from there."""
+    before = first.run(given.x[:, :cut], given.h0, given.c0)
+    carried = _in_own_form(first, States.of(first.layers, before.h, before.c))
+    arrived = _in_own_form(second, carried.onto(second.layers).cast(second.layers[0].dtype))
+    h = [np.asarray(host(each), np.float64) for each in arrived.h]
+    c = [0 * h[n] if each is None else np.asarray(host(each), np.float64) for n, each in enumerate(arrived.c)]
+    after = second.run(given.x[:, cut:], h, c)
+    return Outputs(np.concatenate([before.y, after.y], axis=1), after.h, after.c)
+
+
+def _in_own_form(side: Side, states: States) -> States:
+    """The states as they come back from the form that a side's framework has for them, where it has one."""
+    if not hasattr(registry.framework(side.name).layout, "STATES"):
+        return states
+    return read_states(write_states(states, to=side.name), side.layers, framework=side.name)
+
+
+def _gaps(found: Outputs, truth: Sequence[reference.Outcome], allowed: float) -> Iterator[Difference]:
+    """How far y and every layer's h and c are from the equations."""
+    yield Difference.of(found.y, truth[-1].y, allowed)
+    for h, c, right in zip(found.h, found.c, truth, strict=True):
+        yield Difference.of(h, right.h, allowed)
+        if right.c is not None:
+            yield Difference.of(np.asarray(c), right.c, allowed)
 
 
 def _single(check: str, source: Any, target: Any) -> list[Side]:
@@ -140,29 +185,27 @@ def _single(check: str, source: Any, target: Any) -> list[Side]:
     return sides
 
 
-def _handed_over(first: Side, second: Side, given: _Drawn, cut: int) -> tuple[Float, Float, Float | None]:
-    before = first.live.run(first.obj, first.layers, given.x[:, :cut], [given.h0], [given.c0], None)
-    c0 = None if before.c[0] is None else [np.asarray(before.c[0], np.float64)]
-    h0 = [np.asarray(before.h[0], np.float64)]
-    after = second.live.run(second.obj, second.layers, given.x[:, cut:], h0, c0, None)
-    return np.concatenate([before.y, after.y], axis=1), after.h[0], after.c[0]
-
-
 class _Drawn:
     """x, initial states, and what the outputs are weighed with for a gradient; all standard normal."""
 
-    def __init__(self, layer: Layer, batch: int, time: int, seed: int) -> None:
-        rng, spec = np.random.default_rng(seed), layer.spec
+    def __init__(self, layers: Sequence[Layer], batch: int, time: int, seed: int) -> None:
+        rng, specs = np.random.default_rng(seed), [layer.spec for layer in layers]
 
         def draw(*shape: int) -> Float:
             return rng.normal(size=shape).astype("float32").astype("float64")
 
-        directions = len(spec.directions)
-        self.x = draw(batch, time, spec.input_size)
-        self.h0, self.c0 = draw(directions, batch, spec.state_size), draw(directions, batch, spec.hidden_size)
-        c = draw(directions, batch, spec.hidden_size) if spec.cell == "lstm" else None
-        features = spec.state_size * directions if spec.merge in ("concat", "none") else spec.state_size
-        self.pull = Outputs(draw(batch, time, features), [draw(directions, batch, spec.state_size)], [c])
+        def of_h() -> list[Float]:
+            return [draw(len(spec.directions), batch, spec.state_size) for spec in specs]
+
+        def of_c() -> list[Float]:
+            return [draw(len(spec.directions), batch, spec.hidden_size) for spec in specs]
+
+        self.x = draw(batch, time, specs[0].input_size)
+        self.h0, self.c0 = of_h(), of_c()
+        c = [each if spec.cell == "lstm" else None for spec, each in zip(specs, of_c(), strict=True)]
+        last = specs[-1]
+        features = last.state_size * len(last.directions) if last.merge in ("concat", "none") else last.state_size
+        self.pull = Outputs(draw(batch, time, features), of_h(), c)
 
 
 # ---- gradients
@@ -198,7 +241,7 @@ def check_gradients(
     if not sides:
         names = " and ".join(dict.fromkeys(side.name for side in both))
         raise LayoutError(f"check_gradients: neither side differentiates: {names}", "expected one with `gradients`")
-    given = _Drawn(sides[0].layers[0], batch, time, seed)
+    given = _Drawn(sides[0].layers, batch, time, seed)
     allowed = GRADIENT_TOLERANCE[tolerance or max((side.layers[0].dtype for side in sides), key=TOLERANCE.__getitem__)]
     found = [(side, _gradient(side, given, lengths)) for side in sides]
     worst = 0.0
@@ -235,7 +278,7 @@ def _pulled_back(one: tuple[Side, dict[str, Float]], other: tuple[Side, dict[str
 
 
 def _gradient(side: Side, given: _Drawn, lengths: Sequence[int] | None) -> dict[str, Float]:
-    found: Gradients = side.live.gradients(side.obj, side.layers, given.x, [given.h0], [given.c0], lengths, given.pull)
+    found: Gradients = side.live.gradients(side.obj, side.layers, given.x, given.h0, given.c0, lengths, given.pull)
     named = {"x": found.x, **found.weights[0]}
     return {name: np.asarray(array, np.float64) for name, array in named.items()}
 
@@ -275,7 +318,7 @@ def _pulled(
     """The number whose gradient is taken, with x or one weight moved."""
     x = given.x + moved if name == "x" else given.x
     there = layer.replace(weights={n: a + moved if n == name else a for n, a in weights.items()})
-    out = reference.run(there, x, h0=given.h0, c0=given.c0, lengths=lengths)
+    out = reference.run(there, x, h0=given.h0[0], c0=given.c0[0], lengths=lengths)
     total = (out.y * given.pull.y).sum() + (out.h * given.pull.h[0]).sum()
     return float(total + (0.0 if out.c is None else (out.c * cast(Float, given.pull.c[0])).sum()))
 

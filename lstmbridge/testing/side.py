@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lstmbridge import registry
-from lstmbridge.contract import ReadOptions
-from lstmbridge.layer import Array, Layer
+from lstmbridge.contract import InitialStates, Outputs, ReadOptions
+from lstmbridge.layer import Array, Layer, modules
 
 __all__ = ["Side"]
 
@@ -39,6 +41,18 @@ class Side:
     def differentiates(self) -> bool:
         """Whether its framework gives gradients."""
         return hasattr(self.live, "gradients")
+
+    def run(self, x: Array, h0: InitialStates, c0: InitialStates) -> Outputs:
+        """What the layers give for x (b, t, i), module by module, each reading what the one before gave."""
+        h: list[Array] = []
+        c: list[Array | None] = []
+        for begin, end in modules(self.layers):
+            first_h, first_c = (None if each is None else each[begin:end] for each in (h0, c0))
+            ran: Outputs = self.live.run(self.obj, self.layers[begin:end], x, first_h, first_c, None)
+            x = np.asarray(ran.y, np.float64)
+            h += ran.h
+            c += ran.c
+        return Outputs(x, h, c)
 
     def tensors(self) -> Mapping[str, Array] | None:
         """Every array of the object by its framework's own name; None where the framework does not tell."""

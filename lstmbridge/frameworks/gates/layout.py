@@ -5,8 +5,9 @@ from __future__ import annotations
 from lstmbridge.fit import FEATURES, Holds, any_activation
 from lstmbridge.notation import Layout
 from lstmbridge.spec import BIASES, CELLS, GATES, MERGES
+from lstmbridge.statenotation import StateForm, StateLayout
 
-__all__ = ["HOLDS", "LAYOUTS"]
+__all__ = ["HOLDS", "LAYOUTS", "STATES"]
 
 LAYOUTS = {
     cell: Layout(
@@ -21,6 +22,9 @@ LAYOUTS = {
     for cell in CELLS
 }
 
+STATES = {
+    "names": StateForm(StateLayout(("{d}.h", "h : b p"), ("{d}.c", "c : b h"), source="lstmbridge.statenotation"), dict)
+}
 
 HOLDS = Holds(
     name="gates",

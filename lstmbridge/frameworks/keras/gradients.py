@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from lstmbridge.contract import Gradients, Outputs, States
-from lstmbridge.frameworks.keras.layout import LAYOUTS
+from lstmbridge.contract import Gradients, InitialStates, Outputs
+from lstmbridge.frameworks.keras.layout import LAYOUTS, STATES
 from lstmbridge.frameworks.keras.objects import slots
 from lstmbridge.frameworks.keras.running import Host, call, host, runnable_of, tensor
 from lstmbridge.layer import Layer
-from lstmbridge.spec import Spec
+from lstmbridge.statenotation import apart
 
 __all__ = ["gradients_of"]
 
@@ -27,8 +27,8 @@ def gradients_of(
     keras_layer: Any,
     layers: Sequence[Layer],
     x: Host,
-    h0: States,
-    c0: States,
+    h0: InitialStates,
+    c0: InitialStates,
     keep: npt.NDArray[np.bool_] | None,
     pull: Outputs,
 ) -> Gradients:
@@ -67,18 +67,10 @@ def _pulls(layers: Sequence[Layer], pull: Outputs, keep: npt.NDArray[np.bool_] |
     y = np.array(pull.y)
     if keep is not None:
         y[~(keep[:, ::-1] if last.processed_order else keep)] = 0
-    apart = last.bidirectional and last.merge == "none"
-    pulls = np.split(y, 2, axis=-1) if apart else [y]
-    for layer, h, c in zip(layers, pull.h, pull.c, strict=True):
-        pulls += [state for d in range(len(layer.spec.directions)) for state in _states(layer.spec, d, h, c)]
-    return pulls
-
-
-def _states(spec: Spec, d: int, h: Host, c: Host | None) -> list[Host]:
-    """What is pulled at the last states of direction `d`: h, and the c of an LSTM, zeros where none is given."""
-    if spec.cell != "lstm":
-        return [h[d]]
-    return [h[d], np.zeros((h.shape[1], spec.hidden_size)) if c is None else c[d]]
+    two = last.bidirectional and last.merge == "none"
+    pulls = np.split(y, 2, axis=-1) if two else [y]
+    specs = [layer.spec for layer in layers]
+    return pulls + list(STATES["list"].layout.pack(apart(specs, pull.h, pull.c, len(y)), specs).values())
 
 
 # ---- the backends, each already imported by Keras: (compute, x, variables, pulls) -> gradients of x and the variables

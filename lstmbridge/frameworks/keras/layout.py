@@ -18,6 +18,7 @@ from lstmbridge.fit import FEATURES, Holds, any_activation
 from lstmbridge.notation import Layout
 from lstmbridge.optimizers import Rules
 from lstmbridge.spec import BIASES, CELLS, MERGES, ROLES, Activation, Spec
+from lstmbridge.statenotation import StateForm, StateLayout
 
 __all__ = [
     "FAITHFUL",
@@ -26,6 +27,7 @@ __all__ = [
     "KERAS1_LAYOUTS",
     "KERAS3",
     "LAYOUTS",
+    "STATES",
     "Dialect",
     "activation_config",
     "activation_of",
@@ -64,6 +66,18 @@ KERAS1_LAYOUTS: Mapping[str, Layout] = {
         source="keras/layers/recurrent.py (Keras 1.2.2)",
     )
     for cell, gates, names in (("lstm", "i g f o", {"g": "c"}), ("gru", "z r n", {"n": "h"}))
+}
+
+#: What a layer takes as ``initial_state``, returns with ``return_state`` and keeps with ``stateful``: h and c of each
+#: direction, forward first; for stacked cells a list a level.
+STATES: Mapping[str, StateForm] = {
+    "list": StateForm(
+        StateLayout(
+            ("{l}.{d}.h", "h : b p"), ("{l}.{d}.c", "c : b h"), source="keras/src/layers/rnn/{rnn,bidirectional}.py"
+        ),
+        held=list,
+        nested=("l",),
+    )
 }
 
 # ---- how weights begin

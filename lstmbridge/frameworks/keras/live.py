@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,24 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from lstmbridge.contract import Gradients, Outputs, Reading, ReadOptions, States, WriteOptions
+from lstmbridge.contract import Gradients, InitialStates, Outputs, Reading, ReadOptions, WriteOptions
 from lstmbridge.errors import FileError, LayoutError, MissingFramework, Unsupported, unknown
 from lstmbridge.fit import Fitted, fit
 from lstmbridge.frameworks.keras import files
 from lstmbridge.frameworks.keras.checkpoint import is_checkpoint
 from lstmbridge.frameworks.keras.gradients import gradients_of
 from lstmbridge.frameworks.keras.graph import wanted
+from lstmbridge.frameworks.keras.keeping import kept, put
 from lstmbridge.frameworks.keras.layout import FAITHFUL, HOLDS, KERAS3, dialect
 from lstmbridge.frameworks.keras.model import Unit, container, units
 from lstmbridge.frameworks.keras.nodes import Node, make_layers
-from lstmbridge.frameworks.keras.objects import CELL_CLASSES, Finder, array, classes, fetcher, fill, named, node
+from lstmbridge.frameworks.keras.objects import CELL_CLASSES, Finder, array, classes, fetcher, fill, named, native, node
 from lstmbridge.frameworks.keras.running import run_layer
-from lstmbridge.layer import Layer
+from lstmbridge.layer import Array, Layer
 
-__all__ = ["assign", "build", "gradients", "layer_at", "load", "read", "run", "tensors"]
+__all__ = [
+    "assign", "build", "gradients", "layer_at", "load", "native", "read", "run", "set_states", "states", "tensors",
+]  # fmt: skip
 
 
 def read(obj: Any, options: ReadOptions) -> Reading:
@@ -47,7 +50,8 @@ def read(obj: Any, options: ReadOptions) -> Reading:
             path=path, known=KERAS3, version=keras.__version__, after=found.after.get(path),
         )  # fmt: skip
         if getattr(layer, "stateful", False):
-            notes.append(f"{path or layer.name} is stateful: its state of this moment is not taken along")
+            name = path or layer.name
+            notes.append(f"{name} is stateful: its state of this moment is not taken along: read_states reads it")
     if not layers:
         raise unknown("layer", options.only[0], found.layers)
     left = tuple(name for name, variable in named(obj).items() if id(variable) not in used)
@@ -88,6 +92,20 @@ def assign(obj: Any, layers: Sequence[Layer]) -> None:
     """
     for layer in layers:
         fill(layer_at(obj, layer.path), [layer], layer.path)
+
+
+def states(obj: Any, layers: Sequence[Layer]) -> dict[str, Array] | None:
+    """What the layer at the layers' path keeps between calls, by the names of its form; None if it is not stateful.
+
+    Errors: LayoutError for one that was not called yet.
+    """
+    variables = kept(layer_at(obj, layers[0].path), layers)
+    return None if variables is None else {key: array(variable) for key, variable in variables.items()}
+
+
+def set_states(obj: Any, pending: Sequence[tuple[Sequence[Layer], Mapping[str, Array]]]) -> None:
+    """Stateful layers keep these arrays, named as `states` names them. Errors: LayoutError; nothing is written then."""
+    put([(layer_at(obj, layers[0].path), layers, arrays) for layers, arrays in pending])
 
 
 def build(targets: Sequence[Fitted], options: WriteOptions) -> Any:
@@ -189,8 +207,8 @@ def run(
     obj: Any,
     layers: Sequence[Layer],
     x: npt.NDArray[Any],
-    h0: States,
-    c0: States,
+    h0: InitialStates,
+    c0: InitialStates,
     lengths: Sequence[int] | None,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Outputs:
@@ -206,8 +224,8 @@ def gradients(
     obj: Any,
     layers: Sequence[Layer],
     x: npt.NDArray[Any],
-    h0: States,
-    c0: States,
+    h0: InitialStates,
+    c0: InitialStates,
     lengths: Sequence[int] | None,
     pull: Outputs,
 ) -> Gradients:

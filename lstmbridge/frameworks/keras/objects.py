@@ -14,9 +14,9 @@ from lstmbridge.errors import LayoutError, Unsupported
 from lstmbridge.frameworks.keras.graph import flow, join, notes_of
 from lstmbridge.frameworks.keras.layout import LAYOUTS
 from lstmbridge.frameworks.keras.nodes import FAITHFUL_NAME, CellAt, Node, is_recurrent, levels, plain
-from lstmbridge.layer import Array, Layer
+from lstmbridge.layer import Array, Layer, dtype_name
 
-__all__ = ["CELL_CLASSES", "Finder", "array", "classes", "fetcher", "fill", "named", "node", "slots"]
+__all__ = ["CELL_CLASSES", "Finder", "array", "classes", "fetcher", "fill", "named", "native", "node", "slots", "who"]
 
 CELL_CLASSES = (kl.LSTMCell, kl.GRUCell, kl.SimpleRNNCell)
 RECURRENT = (kl.RNN, kl.Bidirectional, kl.StackedRNNCells, *CELL_CLASSES)
@@ -232,6 +232,20 @@ def _native(given: Array, variable: Any) -> Any:
     if backend == "tensorflow" or xp.kind(given) == "numpy" or not _together(given, array(variable)):
         return xp.to_torch(xp.host(given)) if backend == "torch" else xp.host(given)
     return xp.to_torch(given) if backend == "torch" else xp.to_jax(given)
+
+
+def native(given: Array) -> Any:
+    """An array as a tensor of the backend. Errors: Unsupported for a dtype that it has not."""
+    backend = keras.backend.backend()
+    value = given if xp.kind(given) == backend else xp.host(given)
+    made = keras.ops.convert_to_tensor(xp.to_torch(value) if backend == "torch" else value)
+    found, expected = keras.backend.standardize_dtype(made.dtype), dtype_name(given)
+    if found != expected:
+        raise Unsupported(
+            f"keras: {expected} becomes {found} on the {backend} backend",
+            f"cast it first, e.g. dtype={found!r}; or run it with KERAS_BACKEND=tensorflow",
+        )
+    return made
 
 
 def _together(one: Array, other: Array) -> bool:

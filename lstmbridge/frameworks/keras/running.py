@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from keras import layers as kl
 
-from lstmbridge.contract import Outputs, States
+from lstmbridge.contract import InitialStates, Outputs
 from lstmbridge.errors import Unsupported
+from lstmbridge.frameworks.keras.layout import STATES
 from lstmbridge.frameworks.keras.objects import CELL_CLASSES
 from lstmbridge.layer import Layer
+from lstmbridge.statenotation import apart, together
 
 __all__ = ["Host", "call", "host", "run_layer", "runnable_of", "tensor"]
 
@@ -23,7 +25,12 @@ Host = npt.NDArray[Any]
 
 
 def run_layer(
-    keras_layer: Any, layers: Sequence[Layer], x: Host, h0: States, c0: States, keep: npt.NDArray[np.bool_] | None
+    keras_layer: Any,
+    layers: Sequence[Layer],
+    x: Host,
+    h0: InitialStates,
+    c0: InitialStates,
+    keep: npt.NDArray[np.bool_] | None,
 ) -> Outputs:
     """What a Keras layer gives for x (b, t, i), where `layers` are it, or some consecutive levels of it.
 
@@ -53,13 +60,18 @@ def runnable_of(keras_layer: Any, layers: Sequence[Layer], *, masked: bool) -> A
 
 
 def call(
-    runnable: Any, layers: Sequence[Layer], x: Any, h0: States, c0: States, keep: npt.NDArray[np.bool_] | None
+    runnable: Any,
+    layers: Sequence[Layer],
+    x: Any,
+    h0: InitialStates,
+    c0: InitialStates,
+    keep: npt.NDArray[np.bool_] | None,
 ) -> list[Any]:
     """What a layer gives for a tensor x (b, t, i): its outputs (two for ``none``), then every state, level by level."""
     with _giving_all(runnable):
         found = runnable(
             x,
-            initial_state=_states(layers, h0, c0, len(x)),
+            initial_state=_given(layers, h0, c0, len(x)),
             mask=None if keep is None else keras.ops.convert_to_tensor(keep),
         )
     return list(keras.tree.flatten(found))
@@ -110,20 +122,14 @@ def tensor(value: Any, dtype: str) -> Any:
     return keras.ops.convert_to_tensor(np.asarray(value), dtype=dtype)
 
 
-def _states(layers: Sequence[Layer], h0: States, c0: States, batch: int) -> Any:
-    """The initial states as the layer takes them: flat for one layer, a list a level for several; None for zeros."""
+def _given(layers: Sequence[Layer], h0: InitialStates, c0: InitialStates, batch: int) -> Any:
+    """The initial states as the layer takes them; None for zeros."""
     if h0 is None and c0 is None:
         return None
-    nested: list[list[Any]] = []
-    for n, layer in enumerate(layers):
-        spec = layer.spec
-        kinds = [(h0, spec.state_size)] + [(c0, spec.hidden_size)] * (spec.cell == "lstm")
-        nested.append([
-            tensor(np.zeros((batch, size)) if given is None else given[n][d], layer.dtype)
-            for d in range(len(spec.directions))
-            for given, size in kinds
-        ])  # fmt: skip
-    return nested if len(nested) > 1 else nested[0]
+    specs = [layer.spec for layer in layers]
+    form = STATES["list"]
+    arrays = form.layout.pack(apart(specs, h0, c0, batch), specs)
+    return form.hold({key: tensor(array, layers[0].dtype) for key, array in arrays.items()}, specs)
 
 
 def host(result: Any) -> Host:
@@ -135,16 +141,11 @@ def host(result: Any) -> Host:
 def _outputs(layers: Sequence[Layer], found: list[Host], keep: npt.NDArray[np.bool_] | None) -> Outputs:
     """The results of a layer, which come flat, by what they are; outputs of steps that do not count are zero."""
     last = layers[-1].spec
-    apart = last.bidirectional and last.merge == "none"
-    y = np.concatenate(found[:2], axis=-1) if apart else np.array(found[0])
-    rest = iter(found[2 if apart else 1 :])
-    h: list[Host] = []
-    c: list[Host | None] = []
-    for layer in layers:
-        lstm = layer.spec.cell == "lstm"
-        states = [[next(rest) for _ in range(1 + lstm)] for _ in layer.spec.directions]
-        h.append(np.stack([state[0] for state in states]))
-        c.append(np.stack([state[1] for state in states]) if lstm else None)
+    two = last.bidirectional and last.merge == "none"
+    y = np.concatenate(found[:2], axis=-1) if two else np.array(found[0])
+    specs = [layer.spec for layer in layers]
+    form = STATES["list"]
+    states = form.arrays(found[2 if two else 1 :], specs, f"keras {layers[0].label!r}")
     if keep is not None:
         y[~(keep[:, ::-1] if last.processed_order else keep)] = 0
-    return Outputs(y, h, c)
+    return Outputs(y, *together(specs, form.layout.unpack(states, specs)))

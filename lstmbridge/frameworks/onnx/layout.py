@@ -17,8 +17,9 @@ from lstmbridge.errors import Ambiguous, BridgeError, LayoutError, unknown
 from lstmbridge.fit import FEATURES, Holds
 from lstmbridge.notation import Layout
 from lstmbridge.spec import ACTIVATIONS, CELLS, MERGES, ROLES, Activation, Spec
+from lstmbridge.statenotation import StateForm, StateLayout
 
-__all__ = ["HOLDS", "INPUTS", "LAYOUTS", "NOT_KEPT", "attributes_of", "decimal", "kept_attributes", "spec_of"]
+__all__ = ["HOLDS", "INPUTS", "LAYOUTS", "NOT_KEPT", "STATES", "attributes_of", "decimal", "kept_attributes", "spec_of"]
 
 _LINES = (
     ("W", "kernel : d (g h) i"),
@@ -31,6 +32,18 @@ LAYOUTS = {
     "lstm": Layout("i o f g", *_LINES, ("P", "peephole[i o f] : d (g h)"), source=_SOURCE),
     "gru": Layout("z r n", *_LINES, source=_SOURCE),
     "rnn": Layout("n", *_LINES, source=_SOURCE),
+}
+
+_OUTPUTS = {"Y_h": "initial_h", "Y_c": "initial_c"}
+
+#: A node's inputs for the initial states and its outputs for the last ones, by the attribute ``layout``.
+STATES = {
+    "layout=0": StateForm(
+        StateLayout(("initial_h", "h : d b p"), ("initial_c", "c : d b h"), source=_SOURCE), dict, outputs=_OUTPUTS
+    ),
+    "layout=1": StateForm(
+        StateLayout(("initial_h", "h : b d p"), ("initial_c", "c : b d h"), source=_SOURCE), dict, outputs=_OUTPUTS
+    ),
 }
 
 #: Where each array stands among a node's inputs.

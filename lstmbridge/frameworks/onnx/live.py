@@ -11,12 +11,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from lstmbridge import arrays as xp
-from lstmbridge.contract import Outputs, Reading, ReadOptions, States, WriteOptions
+from lstmbridge.contract import InitialStates, Outputs, Reading, ReadOptions, WriteOptions
 from lstmbridge.errors import BridgeError, FileError, LayoutError, MissingFramework, Unsupported, unknown
 from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.onnx.constants import Constants
 from lstmbridge.frameworks.onnx.graph import Found, Origin, Scope, recurrent_nodes
-from lstmbridge.frameworks.onnx.layout import INPUTS, LAYOUTS, NOT_KEPT
+from lstmbridge.frameworks.onnx.layout import INPUTS, LAYOUTS, NOT_KEPT, STATES
 from lstmbridge.frameworks.onnx.reader import arrays_of, read_model, who
 from lstmbridge.frameworks.onnx.tensors import CODES, Numbers, array_of, fill
 from lstmbridge.frameworks.onnx.wire import parse
@@ -24,6 +24,7 @@ from lstmbridge.frameworks.onnx.writer import draft, node_proto, value_info
 from lstmbridge.layer import Layer
 from lstmbridge.reference import merge
 from lstmbridge.spec import Spec
+from lstmbridge.statenotation import apart, together
 
 __all__ = ["assign", "build", "load", "read", "run", "tensors"]
 
@@ -119,7 +120,7 @@ def assign(obj: Any, layers: Sequence[Layer]) -> None:
 
 
 def run(
-    obj: Any, layers: Sequence[Layer], x: Numbers, h0: States = None, c0: States = None,
+    obj: Any, layers: Sequence[Layer], x: Numbers, h0: InitialStates = None, c0: InitialStates = None,
     lengths: Sequence[int] | None = None,
 ) -> Outputs:  # fmt: skip
     """What the nodes of `layers` compute in onnxruntime, one after another.
@@ -142,14 +143,14 @@ def run(
             )
     nodes, scopes = recurrent_nodes(_model(obj))
     constants = Constants(None, scopes)
-    y, h, c = x, [], []
+    y, specs, lasts, form = x, [layer.spec for layer in layers], [], STATES["layout=0"].layout
+    given = None if h0 is None and c0 is None else apart(specs, h0, c0, len(x))
     for n, layer in enumerate(layers):
-        states = {"initial_h": None if h0 is None else h0[n], "initial_c": None if c0 is None else c0[n]}
-        raw, last_h, last_c = _run_node(_node(nodes, layer), layer, constants, y, states, lengths)
+        states = {} if given is None else form.pack([given[n]], [layer.spec])
+        raw, last = _run_node(_node(nodes, layer), layer, constants, y, states, lengths)
         y = merge(layer.spec, [raw[:, d].transpose(1, 0, 2) for d in range(raw.shape[1])])
-        h.append(last_h)
-        c.append(last_c)
-    return Outputs(y, h, c)
+        lasts += form.unpack(last, [layer.spec])
+    return Outputs(y, *together(specs, lasts))
 
 
 def _model(obj: Any) -> onnx.ModelProto:
@@ -221,23 +222,22 @@ def _add_initializer(model: onnx.ModelProto, found: Found, key: str, array: Numb
 
 def _run_node(
     found: Found, layer: Layer, constants: Constants, x: Numbers,
-    states: dict[str, Numbers | None], lengths: Sequence[int] | None,
-) -> tuple[Numbers, Numbers, Numbers | None]:  # fmt: skip
-    """One node: Y (t d b h), Y_h and Y_c (d b h)."""
+    states: Feeds, lengths: Sequence[int] | None,
+) -> tuple[Numbers, Feeds]:  # fmt: skip
+    """One node: Y (t d b h), and the last states, named as the initial ones are."""
     weights = arrays_of(found, constants)
     dtype = weights["W"].dtype
     feeds: Feeds = {"X": np.ascontiguousarray(np.asarray(x).transpose(1, 0, 2).astype(dtype)), **weights}
     if lengths is not None:
         feeds["sequence_lens"] = np.asarray(lengths, np.int32)
-    for key, state in states.items():
-        if state is not None and (key == "initial_h" or layer.spec.cell == "lstm"):
-            feeds[key] = np.asarray(state).astype(dtype)
-    outputs = ["Y", "Y_h", "Y_c"][: 3 if layer.spec.cell == "lstm" else 2]
-    model = _one_node(found, feeds, outputs)
-    y, h, *c = _runner(found, layer.spec, dtype.name, lengths)(
+    feeds |= {key: np.asarray(state).astype(dtype) for key, state in states.items()}
+    form = STATES["layout=0"]  # a node is run without its attribute `layout`
+    outputs = form.given_out(form.layout.keys([layer.spec]))
+    model = _one_node(found, feeds, ["Y", *outputs])
+    y, *last = _runner(found, layer.spec, dtype.name, lengths)(
         model, {k: np.ascontiguousarray(v) for k, v in feeds.items()}
     )
-    return y, h, c[0] if c else None
+    return y, dict(zip(outputs.values(), last, strict=True))
 
 
 def _one_node(found: Found, feeds: Feeds, outputs: Sequence[str]) -> onnx.ModelProto:

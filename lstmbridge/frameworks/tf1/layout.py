@@ -6,7 +6,7 @@ The cell's `forget_bias` is added at run time and is in no array: say it, ``forg
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lstmbridge.distributions import Scheme, glorot_uniform, zeros
 from lstmbridge.errors import LayoutError
@@ -14,8 +14,11 @@ from lstmbridge.fit import Holds, only
 from lstmbridge.layer import Array
 from lstmbridge.notation import Layout
 from lstmbridge.spec import Spec
+from lstmbridge.statenotation import StateForm, StateLayout
 
-__all__ = ["ASKED", "BLOCK_V2", "CUDNN_GRU", "HOLDS", "INITIAL", "LAYOUTS", "spec_of"]
+__all__ = [
+    "ASKED", "BLOCK_V2", "CUDNN_GRU", "HOLDS", "INITIAL", "LAYOUTS", "STATES", "LSTMStateTuple", "spec_of",
+]  # fmt: skip
 
 LAYOUTS = {
     "lstm": Layout(
@@ -62,6 +65,31 @@ BLOCK_V2 = Layout(
     ("w_{g}_diag", "peephole[i f o] : h"),
     source="tensorflow/core/ops/rnn_ops.cc: BlockLSTMV2",
 )
+
+
+class LSTMStateTuple(NamedTuple):
+    """An LSTM cell's state, of the name and fields that TensorFlow's own has: c comes first."""
+
+    c: Array
+    h: Array
+
+
+_CELLS = "tensorflow/python/keras/layers/legacy_rnn/rnn_cell_impl.py: LSTMStateTuple, LSTMCell, MultiRNNCell"
+
+#: What a cell takes and gives: (c, h), or h alone; of a MultiRNNCell one a level; of bidirectional_dynamic_rnn one a
+#: direction. With ``state_is_tuple=False`` one array, here for a cell by itself.
+STATES = {
+    "tuple": StateForm(
+        StateLayout(("{l}.{d}.c", "c : b h"), ("{l}.{d}.h", "h : b p"), source=_CELLS),
+        held=LSTMStateTuple._make,
+        alone=True,
+        nested=("l", "d"),
+        several=tuple,
+    ),
+    "state_is_tuple=False": StateForm(
+        StateLayout(("state", "c + h : b (h + p)"), ("state", "h : b p"), source=_CELLS), alone=True, several=tuple
+    ),
+}
 
 _MATRICES = ("kernel", "recurrent_kernel", "peephole", "projection")
 _PARTS = {**dict.fromkeys(_MATRICES, glorot_uniform()), "bias": zeros()}

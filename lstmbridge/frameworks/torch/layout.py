@@ -12,8 +12,9 @@ from lstmbridge.fit import FEATURES, Holds, any_activation, only
 from lstmbridge.notation import Layout
 from lstmbridge.optimizers import Rules
 from lstmbridge.spec import BIASES, CELLS, GATES, MERGES, PARTS, Spec
+from lstmbridge.statenotation import StateForm, StateLayout
 
-__all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "INITIAL", "LAYOUTS"]
+__all__ = ["CELL_LAYOUTS", "FAITHFUL", "FAITHFUL_CLASS", "HOLDS", "INITIAL", "LAYOUTS", "STATES"]
 
 #: The class of our own module, as `Layer.metadata` names it.
 FAITHFUL_CLASS = "lstmbridge.frameworks.torch.faithful.Recurrent"
@@ -44,6 +45,14 @@ def _layout(cell: str, suffix: str) -> Layout:
 LAYOUTS = {cell: _layout(cell, "_l{l}{d}") for cell in CELLS}
 #: nn.LSTMCell, nn.GRUCell, nn.RNNCell: the same without level and direction.
 CELL_LAYOUTS = {cell: _layout(cell, "") for cell in CELLS}
+
+#: What nn.LSTM and its kind take and give; what nn.LSTMCell and its kind do.
+STATES = {
+    "layer": StateForm(
+        StateLayout(("h_n", "h : (l d) b p"), ("c_n", "c : (l d) b h"), source="torch/nn/modules/rnn.py"), alone=True
+    ),
+    "cell": StateForm(StateLayout(("h", "h : b p"), ("c", "c : b h"), source="torch/nn/modules/rnn.py"), alone=True),
+}
 
 #: Every parameter alike, whatever its shape: ``RNNBase.reset_parameters``.
 INITIAL = {cell: Scheme(dict.fromkeys(PARTS, uniform())) for cell in CELLS}

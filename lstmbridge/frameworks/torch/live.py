@@ -16,17 +16,18 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstmbridge import arrays as xp
-from lstmbridge.contract import Gradients, Outputs, Reading, ReadOptions, States, WriteOptions
+from lstmbridge.contract import Gradients, InitialStates, Outputs, Reading, ReadOptions, WriteOptions
 from lstmbridge.errors import LayoutError, SpecError, Unsupported
 from lstmbridge.fit import Fitted, fit
 from lstmbridge.frameworks.torch import files, infer
-from lstmbridge.frameworks.torch.layout import CELL_LAYOUTS, FAITHFUL, FAITHFUL_CLASS, HOLDS, LAYOUTS
+from lstmbridge.frameworks.torch.layout import CELL_LAYOUTS, FAITHFUL, FAITHFUL_CLASS, HOLDS, LAYOUTS, STATES
 from lstmbridge.frameworks.torch.modules import Bundle, build
-from lstmbridge.layer import Layer
+from lstmbridge.layer import Array, Layer
 from lstmbridge.notation import Layout
 from lstmbridge.spec import Activation, Spec
+from lstmbridge.statenotation import StateForm, apart, together
 
-__all__ = ["assign", "build", "gradients", "load", "read", "run", "tensors"]
+__all__ = ["assign", "build", "gradients", "load", "native", "read", "run", "tensors"]
 
 #: nn.RNNBase's `mode` -> cell and activations.
 _MODES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -249,6 +250,11 @@ def _arrays(module: nn.Module, keys: set[str], who: str) -> dict[str, torch.Tens
     return {name: parameter.detach() for name, parameter in own.items() if name in keys}
 
 
+def native(array: Array) -> torch.Tensor:
+    """An array as a tensor, on its device."""
+    return xp.to_torch(array)
+
+
 # ---- written in place
 
 
@@ -305,27 +311,26 @@ def run(
     obj: nn.Module,
     layers: Sequence[Layer],
     x: npt.NDArray[Any],
-    h0: States = None,
-    c0: States = None,
+    h0: InitialStates = None,
+    c0: InitialStates = None,
     lengths: Sequence[int] | None = None,
 ) -> Outputs:
     """What the module that `layers` were read from computes, in its own dtype, on its device, without dropout."""
     module = _whole(obj, layers)
     inputs = _tensor(x, next(iter(_own(module).values())))
     with torch.no_grad(), _evaluating(module):
-        y, h, c = _ran(module, layers, inputs, _states(layers, h0, c0, inputs), lengths)
-    levels = (len(layers), len(layers[0].spec.directions))
-    lasts = [xp.host(each) for each in h.unflatten(0, levels)]
-    cells = [xp.host(each) for each in c.unflatten(0, levels)] if c is not None else [None] * len(layers)
-    return Outputs(xp.host(y), lasts, cells)
+        y, last = _ran(module, layers, inputs, _given(module, layers, h0, c0, inputs), lengths)
+    specs, form = [layer.spec for layer in layers], _form(module)
+    found = {key: xp.host(each) for key, each in form.arrays(last, specs, _who(layers[0].path, module)).items()}
+    return Outputs(xp.host(y), *together(specs, form.layout.unpack(found, specs)))
 
 
 def gradients(
     obj: nn.Module,
     layers: Sequence[Layer],
     x: npt.NDArray[Any],
-    h0: States,
-    c0: States,
+    h0: InitialStates,
+    c0: InitialStates,
     lengths: Sequence[int] | None,
     pull: Outputs,
 ) -> Gradients:
@@ -338,11 +343,10 @@ def gradients(
     inputs = _tensor(x, next(iter(own.values()))).requires_grad_()
     trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
     with _differentiable(module):
-        ran = _ran(module, layers, inputs, _states(layers, h0, c0, inputs), lengths)
-        found = [each for each in ran if each is not None]
-        pulls = (_tensor(pull.y, inputs), *_states(layers, pull.h, pull.c, inputs))
+        y, last = _ran(module, layers, inputs, _given(module, layers, h0, c0, inputs), lengths)
+        pulls = [_tensor(pull.y, inputs), *_each(_given(module, layers, pull.h, pull.c, inputs))]
         of_x, *rest = torch.autograd.grad(
-            found, [inputs, *trained.values()], pulls[: len(found)], materialize_grads=True
+            [y, *_each(last)], [inputs, *trained.values()], pulls, materialize_grads=True
         )
     arrays = {name: torch.zeros_like(each) for name, each in own.items()} | dict(zip(trained, rest, strict=True))
     return Gradients(xp.host(of_x), [_of_weights(module, layer, arrays) for layer in layers])
@@ -363,41 +367,42 @@ def _whole(obj: nn.Module, layers: Sequence[Layer]) -> nn.Module:
     return module
 
 
-_Ran = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
-_Each = Sequence[npt.NDArray[Any] | None] | None
+#: A state in torch's own form: tensors (h, c), or h alone where the cell has no c.
+_State = Any
 
 
 def _ran(
-    module: nn.Module,
-    layers: Sequence[Layer],
-    x: torch.Tensor,
-    states: tuple[torch.Tensor, torch.Tensor],
-    lengths: Sequence[int] | None,
-) -> _Ran:
-    """What the module gives: y (b, t, f), the last h (l d) b p and c (l d) b h; no c where the cell has none."""
+    module: nn.Module, layers: Sequence[Layer], x: torch.Tensor, state: _State, lengths: Sequence[int] | None
+) -> tuple[torch.Tensor, _State]:
+    """What the module gives: y (b, t, f) and the last state, in the form in which it takes the initial one."""
     name = _class(module) or ""
     counts = None if lengths is None else torch.as_tensor(list(lengths), dtype=torch.int64)
     steps = _run_cell if name in _CELLS else _run_faithful if name == _FAITHFUL else _run_layer
-    return steps(module, layers, x, *states, counts)
+    return steps(module, x, state, counts)
+
+
+_Whole = Sequence[npt.NDArray[Any] | None] | None
 
 
 def _tensor(array: npt.NDArray[Any], like: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(np.ascontiguousarray(array, np.float64)).to(like.device, like.dtype)
 
 
-def _states(layers: Sequence[Layer], h: _Each, c: _Each, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """States (l d) b p and (l d) b h of all levels, from one (d, b, ...) a layer; zeros where none is given."""
-    of_h = [_state(h, n, layer.spec.state_size, layer, x) for n, layer in enumerate(layers)]
-    of_c = [_state(c, n, layer.spec.hidden_size, layer, x) for n, layer in enumerate(layers)]
-    return torch.cat(of_h), torch.cat(of_c)
+def _form(module: nn.Module) -> StateForm:
+    """In what form the module takes and gives states."""
+    return STATES["cell" if _class(module) in _CELLS else "layer"]
 
 
-def _state(states: _Each, n: int, size: int, layer: Layer, x: torch.Tensor) -> torch.Tensor:
-    """One layer's state (d, b, size)."""
-    given = None if states is None else states[n]
-    if given is None:
-        return x.new_zeros(len(layer.spec.directions), x.shape[0], size)
-    return _tensor(given, x)
+def _given(module: nn.Module, layers: Sequence[Layer], h: _Whole, c: _Whole, x: torch.Tensor) -> _State:
+    """A state for the module, like `x`, from one h (d, b, p) and one c (d, b, h) a layer; zeros where none is given."""
+    specs, form = [layer.spec for layer in layers], _form(module)
+    arrays = form.layout.pack(apart(specs, h, c, x.shape[0]), specs)
+    return form.hold({key: _tensor(array, x) for key, array in arrays.items()}, specs)
+
+
+def _each(state: _State) -> tuple[torch.Tensor, ...]:
+    """The tensors of a state."""
+    return state if isinstance(state, tuple) else (state,)
 
 
 @contextmanager
@@ -427,12 +432,8 @@ def _differentiable(module: nn.Module) -> Iterator[None]:
             module.dropout = dropout
 
 
-def _run_layer(
-    module: nn.Module, layers: Sequence[Layer], x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, counts: Any
-) -> _Ran:
-    """nn.LSTM and its kind: states are (l d) b p, over all levels."""
-    has_cell = layers[0].spec.cell == "lstm"
-    state = (h, c) if has_cell else h
+def _run_layer(module: nn.Module, x: torch.Tensor, state: _State, counts: Any) -> tuple[torch.Tensor, _State]:
+    """nn.LSTM and its kind."""
     if counts is None:
         y, last = _forward(module, packed=False)(x if module.batch_first else x.transpose(0, 1), state)
         y = y if module.batch_first else y.transpose(0, 1)
@@ -443,7 +444,7 @@ def _run_layer(
         empty = (counts == 0).to(x.device)
         y = y.masked_fill(empty[:, None, None], 0)
         last = _kept(empty[:, None], last, state)
-    return (y, *last) if has_cell else (y, last, None)
+    return y, last
 
 
 def _forward(module: nn.Module, *, packed: bool) -> Any:
@@ -458,28 +459,19 @@ def _kept(where: torch.Tensor, new: Any, old: Any) -> Any:
     return torch.where(where, old, new)
 
 
-def _run_faithful(
-    module: nn.Module, layers: Sequence[Layer], x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, counts: Any
-) -> _Ran:
+def _run_faithful(module: nn.Module, x: torch.Tensor, state: _State, counts: Any) -> tuple[torch.Tensor, _State]:
     """Our own module, which takes lengths."""
-    has_cell = layers[0].spec.cell == "lstm"
-    y, last = module(x if module.batch_first else x.transpose(0, 1), (h, c) if has_cell else h, lengths=counts)
-    y = y if module.batch_first else y.transpose(0, 1)
-    return (y, *last) if has_cell else (y, last, None)
+    y, last = module(x if module.batch_first else x.transpose(0, 1), state, lengths=counts)
+    return (y if module.batch_first else y.transpose(0, 1)), last
 
 
-def _run_cell(
-    module: nn.Module, layers: Sequence[Layer], x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, counts: Any
-) -> _Ran:
+def _run_cell(module: nn.Module, x: torch.Tensor, state: _State, counts: Any) -> tuple[torch.Tensor, _State]:
     """nn.LSTMCell and its kind, step by step; a step that does not count leaves the state as it is and gives zero."""
-    has_cell = layers[0].spec.cell == "lstm"
-    state: Any = (h[0], c[0]) if has_cell else h[0]
     outputs = []
     for t, step in enumerate(x.unbind(1)):
         new = module(step, state)
         done = torch.zeros(len(x), 1, dtype=torch.bool) if counts is None else (counts <= t)[:, None]
         done = done.to(x.device)
         state = _kept(done, new, state)
-        outputs.append((state[0] if has_cell else state).masked_fill(done, 0))
-    y = torch.stack(outputs, 1)
-    return (y, state[0][None], state[1][None]) if has_cell else (y, state[None], None)
+        outputs.append(_each(state)[0].masked_fill(done, 0))
+    return torch.stack(outputs, 1), state
