@@ -15,6 +15,9 @@ from typing import Any
 
 from lstmbridge import registry
 from lstmbridge.drawing import draw, layouts
+from lstmbridge.fit import Holds
+from lstmbridge.notation import Layout
+from lstmbridge.spec import Spec
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "conformance.json"  # of the last `make conformance DOCS=1`
@@ -87,6 +90,33 @@ def teeth() -> str:
     return "\n".join(lines)
 
 
+#: The frameworks and cells of the table of orders, as people write them.
+ORDERED = {"Keras": "keras", "PyTorch": "torch", "ONNX": "onnx"}
+ORDERED_CELLS = {"LSTM": "lstm", "GRU": "gru"}
+
+
+def weight_order() -> str:
+    """Gate order, arrays and their shapes of LSTM and GRU in each framework, as its layout says."""
+    lines = [f"| | {' | '.join(ORDERED)} |", f"|---|{'---|' * len(ORDERED)}"]
+    for title, cell in ORDERED_CELLS.items():
+        rooms = [registry.framework(name).layout for name in ORDERED.values()]
+        columns = [_ordered(room.LAYOUTS[cell], room.HOLDS) for room in rooms]
+        lines += [f"| {title}, {row} | {' | '.join(column[row] for column in columns)} |" for row in columns[0]]
+    return "\n".join(lines)
+
+
+def _ordered(layout: Layout, holds: Holds) -> dict[str, str]:
+    """What one framework has, by what a user calls it: its gates in order, and each array with its shape."""
+    spec = Spec(cell=layout.cell, input_size=5, hidden_size=11)
+    spec = spec.replace(bias=holds.biases(spec)[0])
+    rows = {"kernel": "input", "recurrent_kernel": "recurrent", "bias": "biases", "recurrent_bias": "biases"}
+    found = {"gates": [f"**{' '.join(layout.gates)}**"], **{row: [] for row in rows.values()}}
+    for key, slot in layout.slots(spec).items():
+        shape = ", ".join(layout.lengths(slot.line)).replace("p", "h")  # without a projection
+        found[rows[slot.line.parts[0].name]].append(f"`{key.removeprefix('forward.')}` ({shape})")
+    return {row: ", ".join(arrays) for row, arrays in found.items()}
+
+
 def formats() -> str:
     """Every format and era, with the tests that show what is read and written."""
     lines = ["| format | files made by | read | written | round trip |", "|---|---|---|---|---|"]
@@ -153,6 +183,7 @@ PAGES = {
     "docs/layouts.md": {"layouts": drawn},
     "docs/conformance.md": {"teeth": teeth},
     "docs/formats.md": {"formats": formats},
+    "docs/how-to/weight-order.md": {"weight-order": weight_order},
 }
 
 

@@ -27,7 +27,13 @@ from lstmbridge.fit import fit, refusals
 from lstmbridge.testing import combinations, telling_layer
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
+HOW_TO = ROOT / "docs" / "how-to"
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(HOW_TO.glob("*.md")),
+    ROOT / "examples" / "README.md",
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUNNABLE = {"python", "console"}
 
@@ -66,7 +72,7 @@ def entry_points() -> Iterator[None]:
         cache.cache_clear()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for model in (ROOT / "examples" / "models").iterdir():
         shutil.copy(model, tmp_path)
@@ -151,5 +157,31 @@ def test_the_last_conformance_run_is_of_this_code() -> None:
 
 def test_what_the_readme_points_to_is_there() -> None:
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        for link, place in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+            assert not place or place in headings(page.parent / link), f"{page.name}: {link}#{place}"
+
+
+def headings(page: Path) -> set[str]:
+    """The names by which a page's headings are pointed to."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+ANSWERS = sorted(page for page in HOW_TO.glob("*.md") if page.name != "README.md")
+
+
+@pytest.mark.parametrize("page", ANSWERS, ids=lambda page: page.name)
+def test_every_answer_shows_what_the_common_wrong_one_does(page: Path) -> None:
+    answer, heading, wrong = page.read_text().partition("\n## The common wrong answer\n")
+    assert heading, "no section on the wrong answer"
+    assert [language for language, _ in BLOCK.findall(answer)].count("python"), "no code for the right answer"
+    told = "".join(block for language, block in BLOCK.findall(wrong) if language == "python")
+    assert re.search(r"^assert .* > [0-9.]+\b", told, re.MULTILINE), "nothing says how far off it is"
+
+
+def test_the_index_of_answers_lists_each_of_them_by_its_title() -> None:
+    listed = re.findall(r"^\| \[(.*?)\]\((.*?)\) \|", (HOW_TO / "README.md").read_text(), re.MULTILINE)
+    titles = {page.name: page.read_text().partition("\n")[0].removeprefix("# ") for page in ANSWERS}
+    assert {name: title for title, name in listed} == titles
+    assert len(listed) == len(titles)
