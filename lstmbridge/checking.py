@@ -34,7 +34,7 @@ TOLERANCE: Mapping[str, float] = {"float64": 1e-12, "float32": 2e-6, "tf32": 2e-
 
 #: Large trained weights lose more than that to rounding. What the equations themselves lose when they are computed in
 #: the lesser dtype is measured, and so many times as much is allowed where that is more than `TOLERANCE`.
-ROUNDING = 4.0
+ROUNDING = 8.0
 
 Float = npt.NDArray[Any]
 

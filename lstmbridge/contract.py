@@ -4,10 +4,11 @@ A folder ``frameworks/NAME/`` has an ``__init__.py`` that says in plain data who
 
     __init__.py   NAME, ROOTS (modules or classes of its objects), SUFFIXES (of its files), EXTRA (what to install);
                   optionally WRITES (those of its suffixes that it writes, where not all), DEFAULT_SUFFIXES (those that
-                  mean it unasked), OPTIONS (fields of `WriteOptions` that are for it alone), claims(path): whether what
-                  is at a path, also a directory or the beginning of several files' names, is its own by a mark inside;
-                  and companions(name, beginning): the names of the files that are read along with the one of that
-                  name; beginning(text) gives all that begin so
+                  mean it unasked), OPTIONS (fields of `WriteOptions` that are for it alone), TELLS_ORDER (whether its
+                  models say which layer reads which), claims(path): whether what is at a path, also a directory or the
+                  beginning of several files' names, is its own by a mark inside; and companions(name, beginning): the
+                  names of the files that are read along with the one of that name; beginning(text) gives all that
+                  begin so
     layout.py     LAYOUTS (cell -> Layout), HOLDS (its stock layers), optionally FAITHFUL (a module of ours) and
                   FAITHFUL_NOTE (how it is loaded), CELL_LAYOUTS (cell -> Layout, where a class whose name ends in
                   Cell has another), ASKED (cell -> fields of the Spec that arrays never tell and nobody may guess),

@@ -22,6 +22,8 @@ __all__ = [
     "DROPS",
     "FEATURES",
     "GIVEN_UP",
+    "HALF",
+    "TWICE",
     "Fitted",
     "Holds",
     "Refusal",
@@ -263,12 +265,12 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
     if layer.spec.bias == "dual" and "dual" not in forms:
         layer = _resummed(layer, "single")
         changed |= {name for name in layer if ".bias." in name}
-        notes.append(f"bias + recurrent_bias merged into one; {_HALF}")
+        notes.append(f"bias + recurrent_bias merged into one; {HALF}")
     elif layer.spec.bias not in forms or need_bias:
         before = layer.spec.bias
         form = "single" if before == "none" and "single" in forms else "dual"
         layer = _resummed(layer, form)
-        notes.append(f"recurrent_bias padded with zeros; {_TWICE}" if before == "single" else f"bias {_PADDED}")
+        notes.append(f"recurrent_bias padded with zeros; {TWICE}" if before == "single" else f"bias {_PADDED}")
     if constant:
         layer = _fold(layer, constant)
         changed |= {name for name in layer if name.endswith(".bias.f")}
@@ -277,11 +279,11 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
 
 
 #: What two biases that are only ever added together mean for training: each receives the whole gradient of their sum.
-_HALF = (
+HALF = (
     "in training the one moves half as far as the two together did: under SGD double its rate; "
     "for Adam freeze recurrent_bias in the source instead"
 )
-_TWICE = (
+TWICE = (
     "in training both biases move, and their sum twice as far: freeze recurrent_bias; "
     "under SGD halving the rate of both does as well"
 )

@@ -16,7 +16,7 @@ from typing import Any
 
 from lstmbridge import npz, registry, tensorfile
 from lstmbridge.contract import Reading, ReadOptions
-from lstmbridge.errors import Ambiguous, FileError, LayoutError, NothingRecurrent, unknown
+from lstmbridge.errors import Ambiguous, FileError, LayoutError, NothingRecurrent, OptionError, unknown
 from lstmbridge.layer import Array, Layer
 from lstmbridge.notation import Layout
 
@@ -44,6 +44,10 @@ def from_arrays(
     >>> bool((layer["forward.recurrent_kernel.f"] == kernel[5:, 22:33].T).all())
     True
     """
+    given: Any = arrays
+    if not isinstance(given, Mapping):
+        kind = type(given).__name__
+        raise OptionError(f"arrays in a {kind} have no names", 'expected a dict, e.g. {"kernel": ..., "bias": ...}')
     if isinstance(layout, str):
         layouts = _layouts(layout)
         if cell not in layouts:
@@ -57,6 +61,7 @@ def _layouts(name: str) -> Mapping[str, Layout]:
 
 
 def _layer(arrays: Mapping[str, Array], layout: Layout, name: str, *, path: str, level: int, **features: Any) -> Layer:
+    arrays = _with_direction(arrays, layout)
     who = f"{name} {layout.cell}".lstrip() + (f" {path!r}" if path else "")
     asked = getattr(registry.framework(name).layout, "ASKED", {}).get(layout.cell, {}) if name else {}
     for field, why in asked.items():
@@ -64,6 +69,14 @@ def _layer(arrays: Mapping[str, Array], layout: Layout, name: str, *, path: str,
             raise Ambiguous(f"{who}: {field} is in no array", why)
     spec = layout.infer(arrays, level=level, who=who, **features)
     return Layer(spec=spec, weights=layout.unpack(arrays, spec, level=level, who=who), path=path)
+
+
+def _with_direction(arrays: Mapping[str, Array], layout: Layout) -> Mapping[str, Array]:
+    """The arrays by their full names: where the layout's begin with the direction and none here does, it is forward."""
+    begins = tuple(f"{name}." for name in layout.directions.values())
+    if not all(line.key.startswith("{d}.") for line in layout.lines) or any(n.startswith(begins) for n in arrays):
+        return arrays
+    return {f"{layout.directions['forward']}.{name}": array for name, array in arrays.items()}
 
 
 # ---- a file of them

@@ -216,8 +216,9 @@ def migrate(
         chosen = remainder.back(chosen)
     sources = chosen
     chosen = _renamed(chosen, rename or {})
+    unseen: tuple[str, ...] = ()
     if writing_options.get("stack"):
-        chosen = _stacked(chosen)
+        chosen, unseen = _stacked(chosen)
     step("fitting", 1, 3)
     hand_over: _HandOver
     if into is None or path is None:
@@ -240,10 +241,10 @@ def migrate(
         result, notes = hand_over(place, approve or _silent)
     return Migration(
         result,
-        tuple(_report(before, after) for before, after in zip(sources, targets, strict=True)),
+        tuple(_report(before, after, target.name) for before, after in zip(sources, targets, strict=True)),
         kept,
         reading.left_alone,
-        (*reading.notes, *notes),
+        (*reading.notes, *unseen, *notes),
         tuple(targets),
     )
 
@@ -365,10 +366,13 @@ def _check_labels(layers: Sequence[Layer]) -> None:
         raise LayoutError(what, "give them names of their own: rename= (--rename OLD=NEW)")
 
 
-def _stacked(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers as levels of one module, each reading the one before."""
+def _stacked(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+    """The layers as levels of one module, each reading the one before; and a note where no source says that it does.
+
+    Errors: LayoutError for layers that do not feed one another: another size, or another source of what they read.
+    """
     if len(layers) < 2:
-        return tuple(layers)
+        return tuple(layers), ()
     path = _common_path([layer.path for layer in layers])
     stack: list[Layer] = []
     for before, layer in itertools.pairwise(layers):
@@ -377,9 +381,30 @@ def _stacked(layers: Sequence[Layer]) -> tuple[Layer, ...]:
                 f"{layer.label} reads {layer.spec.input_size} features, {before.label} gives {before.spec.output_size}",
                 "only layers that feed one another can be stacked; pick them with layers= (--layer)",
             )
+        _expect_chained(before, layer)
+    untold = [layer.label for layer in layers[1:] if layer.after is None]
+    notes = (f"stacked unseen: nothing says that {', '.join(untold)} reads the layer before",) if untold else ()
     for level, layer in enumerate(layers):
         stack.append(layer.replace(path=path, level=level, after=stack[-1].label if stack else None))
-    return tuple(stack)
+    return tuple(stack), notes
+
+
+def _expect_chained(before: Layer, layer: Layer) -> None:
+    """Errors: LayoutError if a layer is known to read something else than the outputs of the one before it.
+
+    Where a framework's models say who reads whom, a layer of which they do not say it reads something else.
+    """
+    name = layer.metadata.get("framework")
+    told = name in registry.names() and registry.framework(str(name)).tells_order and "config" in layer.metadata
+    if layer.after == before.label or (layer.after is None and not told):
+        return
+    reads = f"it reads {layer.after}" if layer.after else "something stands between them, or it reads something else"
+    raise LayoutError(
+        f"{layer.label} does not read what {before.label} gives: they are no stack",
+        f"found: {reads}",
+        "leave out stack= (--stack), or pick others with layers= (--layer)",
+        "if it does all the same: read(...) the layers, replace(after=...), and convert those",
+    )
 
 
 def _common_path(paths: Sequence[str]) -> str:
@@ -615,8 +640,28 @@ def _check_apart(source: Source, path: str | Path | None, into: str | Path | Non
         raise FileError(f"{remainder_path} is the source or the target", "give the remainder a file of its own")
 
 
-def _report(before: Layer, after: Fitted) -> Report:
-    notes = (*after.notes, *_not_finite(before))
+#: What a layer's config says beside its weights, which no other framework's layer is given.
+_ITS_OWN = ("dropout", "recurrent_dropout", "stateful")
+
+
+def _own_settings(config: Any) -> dict[str, Any]:
+    """Those of `_ITS_OWN` that are set in a config, also in the one of a layer inside (Keras' Bidirectional)."""
+    if not isinstance(config, Mapping):
+        return {}
+    inner = config.get("layer", {})
+    found = _own_settings(inner.get("config")) if isinstance(inner, Mapping) else {}
+    return found | {name: config[name] for name in _ITS_OWN if config.get(name)}
+
+
+def _left_behind(layer: Layer, target: str) -> Iterator[str]:
+    """A note on what another framework's layer is not given."""
+    settings = _own_settings(layer.metadata.get("config"))
+    if settings and layer.metadata.get("framework") not in (target, "gates") and target != "gates":
+        yield f"not taken along: {', '.join(f'{name}={value}' for name, value in settings.items())}"
+
+
+def _report(before: Layer, after: Fitted, target: str) -> Report:
+    notes = (*after.notes, *_left_behind(before, target), *_not_finite(before))
     label, spec = after.layer.label, str(before.spec)
     return Report(before.label, label, spec, after.verdict, after.module, before.parameters, notes)
 

@@ -31,6 +31,7 @@ class Framework:
 
     suffixes  of the files that it reads; those of `writes` it writes, too
     default_suffixes  those that mean it where nothing else is said
+    tells_order  whether its models say which layer reads whose outputs (`Layer.after`)
     options  those fields of `WriteOptions` that are for this framework alone
     companions  the names of the files that are read along with one; `beginning(text)` gives all names that begin so
     """
@@ -43,6 +44,7 @@ class Framework:
     default_suffixes: tuple[str, ...]
     extra: str
     options: tuple[str, ...] = ()
+    tells_order: bool = False
     claims: Callable[[Path], bool] | None = None
     companions: Callable[[str, Callable[[str], list[str]]], list[str]] | None = None
 
@@ -111,6 +113,10 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*_packages(), *_third_parties()}))
 
 
+#: What a folder may say of itself beside, with what holds where it does not; in the order of Framework's fields.
+_OPTIONAL: Mapping[str, Any] = {"OPTIONS": (), "TELLS_ORDER": False, "claims": None, "companions": None}
+
+
 @cache
 def framework(name: str) -> Framework:
     """The framework of that name. Errors: UnknownName, with the near name."""
@@ -120,7 +126,7 @@ def framework(name: str) -> Framework:
     module = importlib.import_module(package)
     default = getattr(module, "DEFAULT_SUFFIXES", module.SUFFIXES)
     writes = getattr(module, "WRITES", module.SUFFIXES)
-    more = (getattr(module, "OPTIONS", ()), getattr(module, "claims", None), getattr(module, "companions", None))
+    more = [getattr(module, name, usual) for name, usual in _OPTIONAL.items()]
     return Framework(module.NAME, package, module.ROOTS, module.SUFFIXES, writes, default, module.EXTRA, *more)
 
 

@@ -281,6 +281,8 @@ class States:
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """A ``.safetensors`` file with the states and the layers' Specs. Errors: FileError for one that exists."""
+        if Path(path).suffix != ".safetensors":
+            raise FileError(f"{Path(path).name} is not the name of a file of states", "expected one in .safetensors")
         arrays = {f"{state.label}/{name}": xp.host(state[name]) for state in self for name in state}
         entries = [
             {"spec": json.loads(state.spec.to_json()), "path": state.path, "level": state.level} for state in self

@@ -53,6 +53,7 @@ def one_direction(layer: Layer, direction: str) -> Layer:
     layer: gru 2 -> 3, reverse, single bias, reset after
     """
     _known_direction(direction)
+    _expect_layer(layer)
     if direction not in layer.spec.directions:
         raise LayoutError(
             f"{_who(layer)} has no {direction} direction",
@@ -130,7 +131,8 @@ def _known_direction(direction: str) -> None:
 
 
 def _only(layer: Layer) -> str:
-    """The one direction of a layer. Errors: LayoutError if it has two."""
+    """The one direction of a layer. Errors: LayoutError if it has two; OptionError if it is no layer."""
+    _expect_layer(layer)
     if layer.spec.bidirectional:
         raise LayoutError(
             f"{_who(layer)} runs in both directions", 'expected one: one_direction(layer, "forward") or "reverse"'
@@ -269,6 +271,8 @@ def grown(
     """
     if isinstance(layers, Layer):
         return grown([layers], hidden_size=hidden_size, layer=layer, new=new)[0]
+    for each in layers if isinstance(layers, list | tuple) else [layers]:
+        _expect_layer(each)
     labels = [each.label for each in layers]
     if layer is not None and layer not in labels:
         raise unknown("layer", layer, labels)
@@ -333,6 +337,13 @@ def _grown_weights(layer: Layer, fresh: Layer, columns: Indices) -> Iterator[tup
 
 
 # ---- what all of them need
+
+
+def _expect_layer(layer: Any) -> None:
+    """Errors: OptionError for what is no Layer yet."""
+    if not isinstance(layer, Layer):
+        kind = type(layer).__name__
+        raise OptionError(f"a {kind} is no Layer", "read it first, and take one: lstmbridge.read(model)[0]")
 
 
 def _who(layer: Layer) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from lstmbridge import registry
 from lstmbridge.contract import ReadOptions
 from lstmbridge.errors import LayoutError
+from lstmbridge.fit import HALF, TWICE
 from lstmbridge.layer import Layer, dtype_name
 from lstmbridge.optimizers import OptimizerState, Rules, Slots, carried
 from lstmbridge.pipeline import select
@@ -96,7 +97,8 @@ def migrate_optimizer(source: Any, source_model: Any, model: Any, *, cast: bool 
     slots = {to.label: _moved(state.slots.get(one.label, {}), one, to, cast) for one, to in pairs}
     moved = state.replace(layers=layers, slots=slots)
     result, notes = framework.training.build(moved, model, layers)
-    return OptimizerMigration(result, moved, (*state.notes, *_differences(state, framework), *notes))
+    notes = [*_differences(state, framework), *_two_biases(pairs), *notes]
+    return OptimizerMigration(result, moved, (*state.notes, *notes))
 
 
 def freeze_second_bias(model: Any, layers: Collection[str] = ()) -> tuple[str, ...]:
@@ -189,6 +191,14 @@ def _differences(state: OptimizerState, framework: Framework) -> Iterator[str]:
     yield from _rounded(state, {ours.through: state.framework, theirs.through: framework.name})
     if state.kind in ("sgd", "rmsprop") and state["momentum"]:
         yield "momentum was made with the learning rate of now; if that changed on the way, the next steps differ"
+
+
+def _two_biases(pairs: Sequence[tuple[Layer, Layer]]) -> Iterator[str]:
+    """What it means that one side has one bias where the other has two, unless the second is frozen."""
+    for one, to in pairs:
+        words = {("single", "dual"): TWICE, ("dual", "single"): HALF}.get((one.spec.bias, to.spec.bias))
+        if words:
+            yield f"{to.label or 'the layer'}: unless one bias is frozen, {words}"
 
 
 def _rounded(state: OptimizerState, through: Mapping[str, str]) -> Iterator[str]:

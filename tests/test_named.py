@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from helpers import layer, same_weights
-from lstmbridge import Layer, read, registry, tensorfile
+from lstmbridge import Layer, from_arrays, read, registry, tensorfile
 from lstmbridge.cli import main
-from lstmbridge.errors import Ambiguous, FileError, LayoutError, NothingRecurrent, UnknownName
+from lstmbridge.errors import Ambiguous, FileError, LayoutError, NothingRecurrent, OptionError, UnknownName
 
 #: For each layout a layer that it holds, and what its arrays do not say.
 HELD: list[tuple[str, Layer, dict[str, Any]]] = [
@@ -175,3 +175,10 @@ def test_a_dense_layer_is_not_taken_for_a_recurrent_one(tmp_path: Path) -> None:
     words = ["convert", str(tmp_path / "a.npz"), str(target), "--layout", "tf1", "--forget-bias", "0", "--check"]
     done = CliRunner().invoke(main, [*words, "--layer", "rnn", "--cell", "lstm"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
+
+
+def test_keras_arrays_without_a_direction_are_those_of_the_forward_one() -> None:
+    arrays = {"kernel": np.ones((5, 44)), "recurrent_kernel": np.ones((11, 44)), "bias": np.ones(44)}
+    assert from_arrays(arrays, "keras").spec.directions == ("forward",)
+    with pytest.raises(OptionError, match="arrays in a list have no names"):
+        from_arrays(list(arrays.values()), "keras")  # type: ignore[arg-type]

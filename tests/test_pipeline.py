@@ -107,6 +107,26 @@ def test_stacking_makes_levels_of_one_module_and_checks_the_sizes() -> None:
         migrate(stack(), to="gates", stack=True)
 
 
+def test_layers_that_do_not_feed_one_another_are_no_stack() -> None:
+    """Where the source's models say who reads whom, silence says that something stands between."""
+    first, second = layer(path="a", input_size=HIDDEN), layer(path="b", input_size=HIDDEN, seed=1)
+    with pytest.raises(LayoutError, match=r"b does not read what a gives(.|\n)*it reads z"):
+        migrate([first, second.replace(after="z")], to="gates", stack=True)
+    told = [each.replace(metadata={"framework": "keras", "config": {}}) for each in (first, second)]
+    with pytest.raises(LayoutError, match=r"b does not read what a gives(.|\n)*something stands between them"):
+        migrate(told, to="gates", stack=True)
+    done = migrate([first, second], to="gates", stack=True)
+    assert done.notes == ("stacked unseen: nothing says that b reads the layer before",)
+    assert not migrate([first, second.replace(after="a")], to="gates", stack=True).notes
+
+
+def test_what_another_framework_is_not_given_is_noted() -> None:
+    config = {"layer": {"config": {"recurrent_dropout": 0.25}}, "dropout": 0.5, "stateful": False}
+    source = layer(bias="dual").replace(metadata={"framework": "keras", "config": config})
+    assert migrate(source, to="torch").reports[0].notes == ("not taken along: recurrent_dropout=0.25, dropout=0.5",)
+    assert not migrate(source, to="gates").reports[0].notes
+
+
 def test_the_remainder_undoes_renaming_and_stacking() -> None:
     source = (layer(path="enc.a"), layer(path="enc.b", input_size=HIDDEN, seed=1).replace(after="enc.a"))
     there = migrate(source, to="gates", stack=True, rename={"enc.a": "x.a", "enc.b": "x.b"})

@@ -395,3 +395,14 @@ def test_new_units_learn_where_their_rows_were_drawn(new: Any) -> None:
     new_columns = module.weight_ih_l1.grad[:HIDDEN, HIDDEN:]
     assert bool((new_columns != 0).all()) == (new is not zero_layer)
     assert not module.weight_ih_l0.grad[HIDDEN:LARGER].any(), "nothing reads the new units yet"
+
+
+def test_what_is_no_layer_yet_has_to_be_read_first() -> None:
+    layers = (initial_layer(Spec(cell="rnn", input_size=2, hidden_size=3), seed=0),)
+    for call in (
+        lambda: one_direction(layers, "forward"),  # type: ignore[arg-type]
+        lambda: bidirectional(layers, reverse="copy"),  # type: ignore[arg-type]
+        lambda: grown(object(), hidden_size=4),  # type: ignore[call-overload]
+    ):
+        with pytest.raises(OptionError, match="is no Layer(.|\n)*lstmbridge.read"):
+            call()

@@ -313,6 +313,17 @@ def test_the_notes_say_where_epsilon_goes_and_what_is_rounded() -> None:
     assert not any("through float32" in note for note in few.notes)
 
 
+def test_the_notes_say_that_one_side_has_two_biases() -> None:
+    module = convert(layer(bias="dual"), to="torch")
+    there = migrate_optimizer(torch.optim.SGD(module.parameters(), lr=0.5), module, convert(module, to="keras"))
+    assert any("under SGD double its rate" in note for note in there.notes)
+    keras_layer = convert(layer(), to="keras")
+    optimizer = keras.optimizers.SGD(0.5)
+    optimizer.build(list(keras_layer.trainable_variables))
+    back = migrate_optimizer(optimizer, keras_layer, convert(keras_layer, to="torch"))
+    assert any("their sum twice as far: freeze recurrent_bias" in note for note in back.notes)
+
+
 def test_epsilon_is_where_they_part() -> None:
     """The same number, added before the correction and after it: the losses part, and for 1e-30 they do not."""
     given = {"beta_1": 0.875, "beta_2": 1 - 2**-7}
@@ -516,6 +527,20 @@ def test_the_optimizer_of_a_keras_file_is_that_of_the_live_model(tmp_path: Path)
 
 def resumed(names: Sequence[str], layers: Sequence[Layer], optimizer: OptimizerState) -> float:
     return max(check_training(layers, *names, optimizer, steps=STEPS, resumed=10))
+
+
+def test_a_checkpoint_that_layers_are_put_into_has_a_stale_optimizer(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "a.pt", *encoder_with_head())
+    model = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(INPUT, 4, 2)})
+    done = migrate(model, path=tmp_path / "b.pt", into=path)
+    assert any(note.startswith("optim holds the state of an optimizer") for note in done.notes)
+
+
+def test_a_keras_file_that_keras_does_not_load_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.keras"
+    path.write_bytes(b"no archive")
+    with pytest.raises(FileError, match="does not load it with its optimizer"):
+        read_optimizer(path)
 
 
 @pytest.mark.parametrize("names", [("keras", "torch"), ("torch", "keras")], ids="-".join)

@@ -177,7 +177,7 @@ def _print(summary: Summary) -> None:
         click.echo(f"... and {len(bad) - _MANY} more without an output")
     for note in dict.fromkeys(summary.notes):
         click.echo(f"note: {note}", err=True)
-    if not summary.records:
+    if not summary.records and not summary.interrupted:
         click.echo("no file that lstmbridge reads; --include PATTERN takes others, too")
     for verdict, count in summary.counts.items():
         click.echo(f"{count:6} {verdict}: {VERDICTS[verdict]}")

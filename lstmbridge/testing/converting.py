@@ -41,14 +41,16 @@ def check_round_trip(
     """Converted to `to` (or into the file `path`) and back with the remainder, every bit and all metadata is there.
 
     back     the way back ends in this file rather than in an object; one of the source's own suffix
-    options  of `lstmbridge.migrate`, for both ways
+    options  of `lstmbridge.migrate`, for both ways; those that are for the target's framework alone, for the way there
 
     Errors: Disagreement that names the weights and what was said of them.
     """
     before = read(source)
     done = migrate(source, to=to, path=path, **options)
     home = registry.of_file(Path(source)) if isinstance(source, str | Path) else registry.of_object(source)
-    again = migrate(done.result, to=home.name, path=back, remainder=done.remainder, **options)
+    there = registry.framework(to) if to is not None else registry.for_target(Path(str(path)))
+    own = {name: value for name, value in options.items() if name not in there.options or name in home.options}
+    again = migrate(done.result, to=home.name, path=back, remainder=done.remainder, **own)
     after = read(again.result)
     who = f"check_round_trip: {home.name} -> {to or Path(str(path)).suffix} -> {home.name}"
     if len(before) != len(after):

@@ -12,6 +12,7 @@ ROOTS = ("keras",)
 SUFFIXES = (".keras", ".weights.h5", ".h5", ".hdf5", ".json")
 WRITES = (".keras", ".weights.h5", ".h5", ".hdf5")
 EXTRA = "keras"
+TELLS_ORDER = True
 
 
 def companions(name: str, beginning: Callable[[str], list[str]]) -> list[str]:

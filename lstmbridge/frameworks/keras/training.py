@@ -6,6 +6,7 @@ Source: keras/src/optimizers/{base_optimizer,sgd,adam,adamw,rmsprop,adagrad}.py 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,10 +214,25 @@ def freeze(obj: Any, layers: Sequence[Layer]) -> tuple[str, ...]:
 
 def load(path: Path, options: ReadOptions) -> OptimizerState:
     """The state of the optimizer in a file of a compiled model. Errors: FileError for one without."""
-    model = keras.saving.load_model(path)
+    model = _compiled(path)
     if getattr(model, "optimizer", None) is None:
         raise FileError(f"{path}: no optimizer in it", "expected a model that was compiled and saved whole")
     return read(model.optimizer, model, read_layers(model, options).layers)
+
+
+def _compiled(path: Path) -> Any:
+    """The model of a file, with its optimizer. Errors: FileError with Keras' own words, and its warnings in them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Skipping variable loading for optimizer")
+            return keras.saving.load_model(path)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, Warning) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise FileError(
+            f"{path}: Keras {keras.__version__} does not load it with its optimizer",
+            f"found: {reason[:200]}",
+            "its layers are read all the same: lstmbridge.read; begin with a new optimizer",
+        ) from error
 
 
 # ---- some steps

@@ -8,6 +8,7 @@ NAME = "onnx"
 ROOTS = ("onnx",)
 SUFFIXES = (".onnx",)
 EXTRA = "onnxruntime"
+TELLS_ORDER = True
 OPTIONS = ("opset", "external_data", "lengths", "initial")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lstmbridge import tensorfile
 from lstmbridge.contract import Reading, ReadOptions, WriteOptions
+from lstmbridge.errors import BridgeError
 from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.torch import archive, exported, infer, script, sharded
 from lstmbridge.frameworks.torch.checkpoint import State, state_dict, unwrapped
@@ -15,7 +17,7 @@ from lstmbridge.frameworks.torch.effective import effective
 from lstmbridge.frameworks.torch.optimizing import state_of
 from lstmbridge.frameworks.torch.patch import put
 from lstmbridge.frameworks.torch.plan import plan
-from lstmbridge.frameworks.torch.saved import entries_by_name, optimizer_dict, plain
+from lstmbridge.frameworks.torch.saved import entries_by_name, optimizer_dict, optimizer_names, plain
 from lstmbridge.frameworks.torch.zips import Zip
 from lstmbridge.layer import Layer
 from lstmbridge.mapped import Later
@@ -105,7 +107,17 @@ def patch(existing: Path, layers: Sequence[Layer], path: Path, options: ReadOpti
     with noting() as noted:
         found = read(existing, options)
     put(existing, found, layers, path, noted)
-    return ()
+    return tuple(_stale(existing))
+
+
+def _stale(existing: Path) -> Iterator[str]:
+    """A note if a checkpoint also holds the state of an optimizer, which is that of the weights that were replaced."""
+    if existing.suffix in (".safetensors", ".json") or existing.is_dir():
+        return
+    with contextlib.suppress(BridgeError):
+        names = ", ".join(optimizer_names(archive.load(existing)))
+        if names:
+            yield f"{names} holds the state of an optimizer for the weights that were replaced: begin with a new one"
 
 
 def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:

@@ -16,7 +16,7 @@ from lstmbridge.errors import Ambiguous, FileError
 from lstmbridge.frameworks.torch import archive
 from lstmbridge.layer import Array
 
-__all__ = ["entries_by_name", "optimizer_dict", "plain"]
+__all__ = ["entries_by_name", "optimizer_dict", "optimizer_names", "plain"]
 
 #: Tensors of a state dict that no optimizer trains: buffers of normalisations.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -35,6 +35,11 @@ def optimizer_dict(path: Path, found: Any) -> Mapping[str, Any]:
         names = ", ".join(name for name, _ in saved)
         raise Ambiguous(f"{path}: {len(saved)} optimizers", f"found: {names}", "read one of them live")
     return saved[0][1]
+
+
+def optimizer_names(found: Any) -> list[str]:
+    """Where in what a file held the state dicts of optimizers are."""
+    return [name for name, _ in _optimizers(found, "", 0)]
 
 
 def _optimizers(value: Any, name: str, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
