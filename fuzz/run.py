@@ -21,7 +21,7 @@ from pathlib import Path
 
 import atheris
 
-NEEDING_FRAMEWORKS = ("live", "faithful", "gradients", "modules", "objects", "running")
+NEEDING_FRAMEWORKS = ("live", "faithful", "gradients", "keeping", "modules", "objects", "running", "training")
 
 with atheris.instrument_imports(include=["lstmbridge"]):
     import lstmbridge
