@@ -83,7 +83,7 @@ class Prepared:
     def new_source(self) -> Any:
         """Another object of the source with the same weights, for a check that writes into it."""
         name = plain(self.case.source)
-        return placed(name, convert(self.layer, to=name, **self.options))
+        return placed(name, convert(self.layer, to=name, faithful=True))
 
     @cached_property
     def source(self) -> Any:

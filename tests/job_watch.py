@@ -58,7 +58,8 @@ class Migration:
     def __init__(self, old: Path, new: Path, *options: object, plugins: Path | None = None) -> None:
         self.outputs = Outputs(old, new)
         words = ["migrate", old, new, "--to", "torch", "--json", *options]
-        code = "import sys; from lstmbridge.cli import main; main(sys.argv[1:])"
+        heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # not so in the background
+        code = f"{heeds}; import sys; from lstmbridge.cli import main; main(sys.argv[1:])"
         places = [_PACKAGE, str(plugins or ""), os.environ.get("PYTHONPATH", "")]
         self.out, self.err = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115  # closed by __exit__
         self.process = subprocess.Popen(
