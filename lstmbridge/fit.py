@@ -280,13 +280,10 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
 
 #: What two biases that are only ever added together mean for training: each receives the whole gradient of their sum.
 HALF = (
-    "in training the one moves half as far as the two together did: under SGD double its rate; "
-    "for Adam freeze recurrent_bias in the source instead"
+    "in training the one moves half as far as the two together did: double its rate, or freeze recurrent_bias "
+    "in the source"
 )
-TWICE = (
-    "in training both biases move, and their sum twice as far: freeze recurrent_bias; "
-    "under SGD halving the rate of both does as well"
-)
+TWICE = "in training both biases move, and their sum twice as far: freeze recurrent_bias, or halve the rate of both"
 _PADDED = "padded with zeros; in training it moves: freeze it to train what the source trains"
 
 
