@@ -15,7 +15,7 @@ from lstmbridge.layer import Array, Layer
 from lstmbridge.notation import Layout
 from lstmbridge.optimizers import KINDS, OptimizerState, packed, unpacked
 
-__all__ = ["CLASSES", "group_of", "in_torchs_words", "kept_for", "names_of", "state_of"]
+__all__ = ["CLASSES", "group_of", "in_torchs_words", "kept_for", "names_of", "second_biases", "state_of"]
 
 #: torch's class of each kind.
 CLASSES: Mapping[str, tuple[str, ...]] = {
@@ -93,6 +93,14 @@ def names_of(layer: Layer) -> dict[str, str]:
     """The full names of a layer's parameters, each with the one it has in the layout."""
     keys = _layout(layer).keys(layer.spec, layer.level or 0)
     return {f"{layer.path}.{key}".lstrip("."): key for key in keys}
+
+
+def second_biases(layer: Layer) -> list[str]:
+    """The full names of the parameters that hold a layer's second biases and nothing else."""
+    places = _layout(layer).places(layer.spec, layer.level or 0)
+    mixed = {place.key for name, place in places.items() if ".recurrent_bias." not in name}
+    seconds = {place.key for place in places.values()} - mixed
+    return [name for name, key in names_of(layer).items() if key in seconds]
 
 
 def _layout(layer: Layer) -> Layout:

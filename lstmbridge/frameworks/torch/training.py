@@ -17,7 +17,7 @@ from lstmbridge.frameworks.torch.optimizing import (
     group_of,
     in_torchs_words,
     kept_for,
-    names_of,
+    second_biases,
     state_of,
 )
 from lstmbridge.layer import Layer
@@ -102,7 +102,7 @@ def _notes(state: OptimizerState, parameters: Mapping[str, Any], kept: Mapping[s
 def freeze(obj: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
     """The second bias of every layer, where it has two, does not require a gradient; gives their names."""
     found = dict(obj.named_parameters())
-    names = [name for layer in layers for name, key in names_of(layer).items() if key.startswith("bias_hh")]
+    names = [name for layer in layers for name in second_biases(layer)]
     for name in names:
         found[name].requires_grad_(False)
     return tuple(names)
