@@ -11,16 +11,16 @@ does what is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lstmbridge import arrays as xp
 from lstmbridge import registry
-from lstmbridge.errors import Ambiguous, LayoutError, OptionError, Unsupported, unknown
+from lstmbridge.errors import Ambiguous, LayoutError, OptionError, UnknownName, Unsupported, unknown
 from lstmbridge.layer import Array, Layer, modules
-from lstmbridge.statenotation import StateForm
+from lstmbridge.statenotation import StateForm, flat
 from lstmbridge.states import Source, State, States, layers_of
 
 __all__ = ["read_states", "write_states"]
@@ -43,8 +43,8 @@ def read_states(
     form       which of its forms, by name, where it has several; else the usual one
 
     What is given back owns its memory. Errors: LayoutError for another number of arrays, other shapes or names, with
-    the layer, and what was expected in the notation; Ambiguous where the framework must be said; Unsupported for a
-    model that keeps no states.
+    the layer, and what was expected in the notation; Ambiguous where they fit several frameworks and are not the same
+    in them; Unsupported for a model that keeps no states.
 
     >>> layer = Layer.from_gates(kernel={"n": np.ones((3, 2))}, recurrent_kernel={"n": np.ones((3, 3))})
     >>> print(read_states({"Y_h": np.full((1, 4, 3), 0.5)}, layer))
@@ -98,10 +98,11 @@ def _name(of: registry.Framework, forms: Mapping[str, StateForm], form: str | No
 def _recognised(value: Any, layers: Sequence[Layer]) -> States:
     """The states, if they are the same in the usual form of every framework that they fit.
 
-    Errors: Ambiguous if they are not, or if they fit none, with the reason of each.
+    Errors: Ambiguous if they are not; LayoutError if they fit none, with the reason of the one whose arrays or names
+    they are, or of each.
     """
     fitting: dict[str, States] = {}
-    reasons: list[str] = []
+    reasons: dict[str, LayoutError] = {}
     for name in registry.names():
         forms = getattr(registry.framework(name).layout, "STATES", None)
         if not forms:
@@ -109,12 +110,43 @@ def _recognised(value: Any, layers: Sequence[Layer]) -> States:
         try:
             fitting[name] = _read_form(value, layers, name, next(iter(forms.values())))
         except LayoutError as error:
-            reasons.append(f"not {'; '.join((error.headline, *error.details[:1]))}")
+            reasons[name] = error
     found = list(fitting.values())
-    if found and all(each.same_bits(found[0]) for each in found):
-        return found[0]
-    details = [f"as {' or '.join(fitting)} it is not the same"] if fitting else reasons
-    raise Ambiguous("whose form of states is this?", *details, "say it: framework=")
+    if fitting and not all(each.same_bits(found[0]) for each in found):
+        raise Ambiguous(
+            "whose form of states is this?", f"as {' or '.join(fitting)} it is not the same", "say it: framework="
+        )
+    if not fitting:
+        raise _fits_none(value, layers, reasons)
+    return found[0]
+
+
+def _fits_none(value: Any, layers: Sequence[Layer], reasons: Mapping[str, LayoutError]) -> LayoutError:
+    """Why states fit no form: in the words of the framework that they can only be of, or of all."""
+    likely = _likely(value, layers, reasons)
+    if len(likely) == 1:
+        return reasons[likely[0]]
+    lines = [f"not {'; '.join((error.headline, *error.details[:1]))}" for error in reasons.values()]
+    return LayoutError("states that fit the form of no framework", *lines)
+
+
+def _likely(value: Any, layers: Sequence[Layer], names: Iterable[str]) -> list[str]:
+    """Of these frameworks those whose names the states have; or else the one whose own tensors they are."""
+    forms = {name: next(iter(_forms(registry.framework(name)).values())) for name in names}
+    if isinstance(value, Mapping):
+        said = {key.rpartition(".")[2] for key in value} | set(value)
+        specs = [layer.spec for layer in layers]
+        return [name for name, form in forms.items() if said & form.known(specs)]
+    owners = {_owner(array) for _, array in flat(value)}
+    return [name for name in forms if owners == {name}]
+
+
+def _owner(array: Any) -> str:
+    """The framework whose own tensor an array is, or ""."""
+    try:
+        return registry.of_object(array).name
+    except UnknownName:
+        return ""
 
 
 def _fits(value: Any, layers: Sequence[Layer], name: str, form: StateForm) -> bool:
@@ -156,7 +188,8 @@ def _label(unit: Sequence[Any]) -> str:
 
 def _who(framework: str, unit: Sequence[Layer]) -> str:
     cells = "/".join(dict.fromkeys(layer.spec.cell.upper() for layer in unit))
-    return f"{framework} state of {cells} {_label(unit)!r}"
+    name = _label(unit)
+    return f"{framework} state of {f'{cells} {name!r}' if name else f'the {cells}'}"
 
 
 def _taken_apart(value: Any, units: Sequence[Sequence[Layer]], name: str, form: StateForm) -> list[Any]:

@@ -28,7 +28,7 @@ from lstmbridge.grammar import Line, Place, Slot, Vocabulary, expect_names, pars
 from lstmbridge.layer import Array
 from lstmbridge.spec import Spec
 
-__all__ = ["CANONICAL", "STATES", "StateForm", "StateLayout", "apart", "names", "shape", "together"]
+__all__ = ["CANONICAL", "STATES", "StateForm", "StateLayout", "apart", "flat", "names", "shape", "together"]
 
 #: What lines about states speak of.
 STATES = Vocabulary({"h": "b p", "c": "b h"}, {"l": "level", "d": "direction", "k": "part"})
@@ -228,9 +228,9 @@ def _explain_axes(slot: Slot, found: tuple[int, ...]) -> Iterator[str]:
     if found not in of_batches and any(sorted(found) == sorted(each) for each in of_batches):
         yield "its axes are in another order"
         return
-    words = {"l": "levels", "d": "directions"}
+    words = {"l": "level", "d": "direction"}
     for axis, size, right in zip(slot.line.axes, found, slot.shape, strict=True):
-        counted = [f"{slot.sizes[index]} {words[index]}" for index in axis.indices if index in words]
+        counted = [_counted(slot.sizes[index], words[index]) for index in axis.indices if index in words]
         if size != right and counted:
             yield f"{axis} is {' x '.join(counted)} = {right}, not {size}"
         elif size != right and axis.indices == ("b",):
@@ -282,6 +282,7 @@ class StateForm:
     nested    the indices whose values, where there are several, have a holder each: ``("l",)`` for one a level
     several   what holds these holders, and what holds the states of several modules
     outputs   other names under which the framework gives the same arrays out: ``{"Y_h": "initial_h"}``
+    beside    names of what it gives out along with them that is no state: ``("Y",)``
 
     >>> form = StateForm(StateLayout(("{l}.{d}.h", "h : b p"), ("{l}.{d}.c", "c : b h")), held=list, nested=("l",))
     >>> spec = Spec(cell="gru", input_size=5, hidden_size=11)
@@ -295,6 +296,7 @@ class StateForm:
     nested: tuple[str, ...] = ()
     several: Callable[[Iterable[Any]], Any] = list
     outputs: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     @property
     def named(self) -> bool:
@@ -305,6 +307,11 @@ class StateForm:
         """The names under which the framework gives arrays out, each with its name of these."""
         said = {key: other for other, key in self.outputs.items()}
         return {said.get(key, key): key for key in keys}
+
+    def known(self, specs: Sequence[Spec]) -> set[str]:
+        """Every name by which the framework takes or gives a state of layers of these Specs, each by itself."""
+        keys = {key for spec in specs for key in self.layout.keys([spec])}
+        return keys | set(self.outputs)
 
     def hold(self, arrays: Named, specs: Sequence[Spec]) -> Any:
         """The arrays, by name, of a module with these levels, as the framework holds them."""
@@ -331,12 +338,12 @@ class StateForm:
         """
         keys = self.layout.keys(specs)
         if isinstance(value, Mapping):
-            found = {self.outputs.get(key, key): each for key, each in value.items()}
+            found = {self.outputs.get(key, key): each for key, each in value.items() if key not in self.beside}
             expect_names(found, keys, who, _said(specs))
             return found
-        given = list(_flat(value))
+        given = list(flat(value))
         if self.named:
-            raise LayoutError(f"{who}: {len(given)} arrays without names", f"expected a dict with {', '.join(keys)}")
+            raise LayoutError(f"{who}: {_counted(len(given))} without names", f"expected a dict with {', '.join(keys)}")
         if len(given) != len(keys):
             raise LayoutError(f"{who}: {_counted(len(given))}", *self._explain(len(given), keys, specs))
         for (field_, _), key in zip(given, keys, strict=True):
@@ -354,14 +361,14 @@ class StateForm:
             yield "one too many: are the outputs among them? give the states alone"
 
 
-def _counted(number: int) -> str:
-    return f"{number} array{'s' * (number != 1)}"
+def _counted(number: int, word: str = "array") -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """What stands in a nest of tuples and lists, in order, each with its field's name in a named tuple, else ""."""
     if not isinstance(value, list | tuple):
         yield name, value
         return
     for field_, each in zip(getattr(value, "_fields", [""] * len(value)), value, strict=True):
-        yield from _flat(each, field_)
+        yield from flat(each, field_)

@@ -385,8 +385,36 @@ def test_the_framework_must_be_said_where_it_makes_a_difference() -> None:
         read_states(pair, layer())
     assert read_states(pair, layer(), framework="keras").h[0].all()
     assert not read_states(pair, layer(), framework="tf1").h[0].any()
-    with pytest.raises(Ambiguous, match="not keras state of LSTM '': 3 arrays; expected 2(.|\n)*not torch state"):
-        read_states([*pair, pair[0]], layer())
+
+
+def test_states_that_fit_no_form_are_told_in_the_words_of_the_one_that_is_meant() -> None:
+    one, array = layer(), np.ones((BATCH, 11))
+    with pytest.raises(LayoutError, match="form of no framework(.|\n)*not keras state(.|\n)*not torch state") as no:
+        read_states([array, array, array], one)
+    assert not isinstance(no.value, Ambiguous), "nothing that framework= could say would help"
+    h, c = torch.ones(1, BATCH, 11), torch.ones(1, BATCH, 11)
+    for wrong, words in (
+        ((h, c[:, :2]), "torch state of the LSTM: c_n has shape"),
+        ((h[..., :7], c), "torch state of the LSTM: h_n has shape"),
+        ((h, c.int()), "states of dtype float32 and int32"),
+        (h, "torch state of the LSTM: 1 array\n"),
+    ):
+        with pytest.raises(LayoutError, match=words) as caught:
+            read_states(wrong, one)
+        assert "framework=" not in str(caught.value)
+        assert not isinstance(caught.value, Ambiguous)
+    with pytest.raises(LayoutError, match="onnx state of the LSTM: 1 array missing\n.*missing: initial_c"):
+        read_states({"Y_h": np.ones((1, BATCH, 11))}, one)
+
+
+def test_what_a_session_gives_out_may_have_its_outputs_beside_the_states() -> None:
+    states = numbered([layer()])
+    given = {name.replace("initial", "Y"): array for name, array in write_states(states, to="onnx").items()}
+    outputs = {"Y": np.zeros((4, 1, BATCH, 11), "float32"), **given}
+    assert read_states(outputs, layer()).same_bits(states)
+    two = CHAINED["a chain"]
+    named = write_states(numbered(two), to="onnx")
+    assert read_states({"b.Y": np.zeros(3), **named}, two).same_bits(numbered(two))
 
 
 # ---- errors
@@ -437,7 +465,7 @@ def test_states_of_several_modules_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([None], "keras state of GRU '': 0.forward.h is a NoneType\n.*expected an array"),
+        ([None], "keras state of the GRU: 0.forward.h is a NoneType\n.*expected an array"),
         ([kl.Input((11,))], "is a KerasTensor without numbers"),
         ([np.ones((BATCH, 11), int)], "states of dtype int64\n.*expected one floating dtype"),
     ],

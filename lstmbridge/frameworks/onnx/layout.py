@@ -34,15 +34,15 @@ LAYOUTS = {
     "rnn": Layout("n", *_LINES, source=_SOURCE),
 }
 
-_OUTPUTS = {"Y_h": "initial_h", "Y_c": "initial_c"}
+_GIVEN: Mapping[str, Any] = {"outputs": {"Y_h": "initial_h", "Y_c": "initial_c"}, "beside": ("Y",)}
 
 #: A node's inputs for the initial states and its outputs for the last ones, by the attribute ``layout``.
 STATES = {
     "layout=0": StateForm(
-        StateLayout(("initial_h", "h : d b p"), ("initial_c", "c : d b h"), source=_SOURCE), dict, outputs=_OUTPUTS
+        StateLayout(("initial_h", "h : d b p"), ("initial_c", "c : d b h"), source=_SOURCE), dict, **_GIVEN
     ),
     "layout=1": StateForm(
-        StateLayout(("initial_h", "h : b d p"), ("initial_c", "c : b d h"), source=_SOURCE), dict, outputs=_OUTPUTS
+        StateLayout(("initial_h", "h : b d p"), ("initial_c", "c : b d h"), source=_SOURCE), dict, **_GIVEN
     ),
 }
 
