@@ -20,7 +20,8 @@ from lstmbridge.arrays import host
 from lstmbridge.checking import Agreement
 from lstmbridge.errors import BridgeError, Unsupported
 from lstmbridge.optimizers import OptimizerState
-from lstmbridge.pipeline import migrate, read_all
+from lstmbridge.pipeline import migrate
+from lstmbridge.reading import read_all
 from lstmbridge.testing import (
     SEQUENCES,
     check_complete,

@@ -288,6 +288,9 @@ def together(*parts: Apply) -> Apply:
 
     @contextmanager
     def apply() -> Iterator[None]:
+        for part in parts:
+            with part():  # imports what it changes: a module that was imported amid changes would keep them
+                pass
         with ExitStack() as undo:
             for part in parts:
                 undo.enter_context(part())

@@ -59,6 +59,7 @@ SAID = {
         check_forward: gates and torch disagree
           layer y: 154 of 154 numbers differ, the most at ... by ... (allowed 2e-06): torch is the odd one out
           layer h: 22 of 22 numbers differ, the most at ... by ... (allowed 2e-06): torch is the odd one out
+          layer: each side computes what its own weights and settings say; those differ (lstmbridge diff)
           torch would agree, if recurrent_bias.n is merged into bias.n
         """,
     ("an array of one gate is the source's own", "owns_memory"): """

@@ -16,15 +16,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lstmbridge.checking import Agreement, check, diff
+    from lstmbridge.checking import Agreement, check
+    from lstmbridge.difference import diff
+    from lstmbridge.editing import edit
     from lstmbridge.errors import BridgeError
     from lstmbridge.handover import read_states, write_states
     from lstmbridge.initializers import initial_layer
     from lstmbridge.layer import Layer
     from lstmbridge.named import from_arrays
     from lstmbridge.notation import Layout
-    from lstmbridge.pipeline import Migration, convert, edit, migrate, read, write
+    from lstmbridge.pipeline import Migration, convert, migrate, write
     from lstmbridge.plotting import plot
+    from lstmbridge.reading import read
     from lstmbridge.remainder import Remainder
     from lstmbridge.spec import Activation, Spec
     from lstmbridge.states import States
@@ -46,15 +49,15 @@ _HOMES = {
     "States": "states",
     "check": "checking",
     "convert": "pipeline",
-    "diff": "checking",
-    "edit": "pipeline",
+    "diff": "difference",
+    "edit": "editing",
     "from_arrays": "named",
     "initial_layer": "initializers",
     "inspect": "summary",
     "migrate": "pipeline",
     "migrate_optimizer": "training",
     "plot": "plotting",
-    "read": "pipeline",
+    "read": "reading",
     "read_optimizer": "training",
     "read_states": "handover",
     "write": "pipeline",

@@ -25,7 +25,8 @@ from lstmbridge import __version__, mapped, registry
 from lstmbridge import arrays as xp
 from lstmbridge.errors import BridgeError, FileError
 from lstmbridge.layer import Layer
-from lstmbridge.pipeline import Migration, read
+from lstmbridge.pipeline import Migration
+from lstmbridge.reading import read
 from lstmbridge.spec import Spec
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstmbridge import arrays as xp
 from lstmbridge import reference, registry
-from lstmbridge.contract import FOR_BOTH, InitialStates, Outputs, Reading, ReadOptions
+from lstmbridge.choosing import select
+from lstmbridge.contract import InitialStates, Outputs, Reading, ReadOptions
 from lstmbridge.errors import Disagreement, LayoutError, MissingFramework, unknown
 from lstmbridge.layer import Layer, modules
-from lstmbridge.mapped import forget
-from lstmbridge.pipeline import read_all, select
+from lstmbridge.pairing import expect_pairs, for_both, in_order, named
+from lstmbridge.reading import read_all
 from lstmbridge.tensorfile import numpy_dtype
 
-__all__ = ["TOLERANCE", "Agreement", "Difference", "GateDifference", "Row", "check", "diff"]
+__all__ = ["TOLERANCE", "Agreement", "Difference", "Row", "check"]
 
 #: The largest |difference| allowed, by the dtype of the less precise side. The one place where it is said. ``tf32`` is
 #: float32 on a GPU that is allowed to multiply in TensorFloat-32 (10 bits of mantissa).
@@ -132,9 +132,9 @@ class Agreement:
         return max(row.a_b.largest for row in self.rows)
 
     def demand(self) -> Agreement:
-        """Itself. Errors: Disagreement that says who, how many, where, how much, how much was allowed."""
+        """Itself. Errors: Disagreement that says who, how many, where, how much, how much was allowed; and notes."""
         if not self.agrees:
-            raise Disagreement(f"{self.a} and {self.b} disagree", *self.lines())
+            raise Disagreement(f"{self.a} and {self.b} disagree", *self.lines(), *self.notes)
         return self
 
     def lines(self) -> list[str]:
@@ -225,16 +225,17 @@ def check(
     True
     """
     keep = _steps(batch, time, lengths, mask)
-    left, right = _Side.of(a, options, layers), _Side.of(b, _for_both(options), ())
+    left, right = _Side.of(a, options, layers), _Side.of(b, for_both(options), ())
     if pairs is None:
-        right.layers = _in_order(_named(right.layers, layers), left.layers)
+        right.layers = in_order(named(right.layers, layers), left.layers)
     else:
         chosen = [layer.label for layer in left.layers if layer.label in pairs]
         left.take(chosen)
         right.take([pairs[label] for label in chosen])
-    _pairable(left.layers, right.layers)
+    expect_pairs(left.layers, right.layers)
     rng = np.random.default_rng(seed)
     rows: list[Row] = []
+    differing: list[str] = []
     for start, stop in _segments(left.layers, right.layers):
         mine = left.layers[start:stop]
         if progress is not None:
@@ -245,9 +246,22 @@ def check(
         with np.errstate(all="ignore"):  # equations that overflow in the lesser dtype allow nothing more: `_allowed`
             rounded = _reference(mine, given, dtype)
         ran = (left.run(start, stop, given), right.run(start, stop, given))
-        rows += _compare(*ran, truth, rounded, mine, _Rule(tolerance or dtype, dtype, rounding))
+        found = list(_compare(*ran, truth, rounded, mine, _Rule(tolerance or dtype, dtype, rounding)))
+        if not all(row.agrees for row in found):
+            differing += _other_weights(found, ran[1], right.layers[start:stop], given)
+        rows += found
     a_name, b_name = (left.who, right.who) if left.who != right.who else (f"{left.who} a", f"{right.who} b")
-    return Agreement(a_name, b_name, tuple(rows), (*left.notes, *right.notes))
+    return Agreement(a_name, b_name, tuple(rows), (*left.notes, *right.notes, *differing))
+
+
+def _other_weights(rows: Sequence[Row], ran: Outputs, layers: Sequence[Layer], given: _Given) -> Iterator[str]:
+    """A note where nobody runs anything wrong: a side agrees with the equations of its own weights, as the other with
+    the reference."""
+    pairs = zip(rows, _outputs(ran, layers), _outputs(_reference(layers, given), layers), strict=True)
+    gaps = [(row, Difference.of(np.asarray(mine[2]), np.asarray(own[2]), row.allowed)) for row, mine, own in pairs]
+    if all(max(row.a_reference.largest, gap.largest) <= row.allowed and gap.compared > 0 for row, gap in gaps):
+        names = ", ".join(dict.fromkeys(row.layer or "layer" for row in rows))
+        yield f"{names}: each side computes what its own weights and settings say; those differ (lstmbridge diff)"
 
 
 def _steps(batch: int, time: int, lengths: Sequence[int] | None, mask: npt.ArrayLike | None) -> _Steps:
@@ -468,99 +482,17 @@ def _segments(a: Sequence[Layer], b: Sequence[Layer]) -> Iterator[tuple[int, int
 def _compare(
     a: Outputs, b: Outputs, truth: Outputs, rounded: Outputs, layers: Sequence[Layer], rule: _Rule
 ) -> Iterator[Row]:
-    def row(label: str, output: str, x: Any, y: Any, z: Any, lost: Any) -> Row:
+    each = (_outputs(outputs, layers) for outputs in (a, b, truth, rounded))
+    for (label, output, x), (_, _, y), (_, _, z), (_, _, lost) in zip(*each, strict=True):
         allowed = rule.allowed(Difference.of(lost, z, 0.0).largest)
         gaps = [Difference.of(np.asarray(p), np.asarray(q), allowed) for p, q in ((x, y), (x, z), (y, z))]
-        return Row(label, output, gaps[0], gaps[1], gaps[2], allowed, rule.ulp(np.asarray(z)))
+        yield Row(label, output, gaps[0], gaps[1], gaps[2], allowed, rule.ulp(np.asarray(z)))
 
-    yield row(layers[-1].label, "y", a.y, b.y, truth.y, rounded.y)
+
+def _outputs(ran: Outputs, layers: Sequence[Layer]) -> Iterator[tuple[str, str, Any]]:
+    """(layer, output, array) of everything that consecutive layers give."""
+    yield layers[-1].label, "y", ran.y
     for n, layer in enumerate(layers):
-        yield row(layer.label, "h", a.h[n], b.h[n], truth.h[n], rounded.h[n])
+        yield layer.label, "h", ran.h[n]
         if layer.spec.cell == "lstm":
-            yield row(layer.label, "c", a.c[n], b.c[n], truth.c[n], rounded.c[n])
-
-
-def _named(layers: Sequence[Layer], paths: Sequence[str]) -> tuple[Layer, ...]:
-    """The layers at or below those of the paths that are there; all of them if none is."""
-    labels = [f"{layer.label}." for layer in layers]
-    there = {path for path in paths if any(label.startswith(f"{path}.") for label in labels)}
-    return select(layers, sorted(there))
-
-
-def _in_order(layers: Sequence[Layer], of: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers in the order of others with the same labels (a Keras graph orders its own); else as they are."""
-    order = {layer.label: n for n, layer in enumerate(of)}
-    if sorted(order) != sorted(layer.label for layer in layers):
-        return tuple(layers)
-    return tuple(sorted(layers, key=lambda layer: order[layer.label]))
-
-
-def _pairable(a: Sequence[Layer], b: Sequence[Layer]) -> None:
-    if len(a) != len(b):
-        raise LayoutError(
-            f"{len(a)} layers against {len(b)}",
-            f"found {_labels(a)}; and {_labels(b)}",
-            "pick the ones to compare with layers= (--layer), or name them in pairs: pairs= (check --pair A=B)",
-        )
-    if not a:
-        raise LayoutError("no recurrent layer to compare", "expected at least one on each side")
-    for x, y in zip(a, b, strict=True):
-        found = [(s.cell, s.input_size, s.hidden_size, s.state_size, s.directions) for s in (x.spec, y.spec)]
-        if found[0] != found[1]:
-            who = f"{_labels([x])} and {_labels([y])}"
-            raise LayoutError(f"{who} are of different kinds", f"found {x.spec}; and {y.spec}")
-
-
-def _labels(layers: Sequence[Layer]) -> str:
-    """The layers by name; one that stands alone has none."""
-    return ", ".join(layer.label or "the layer" for layer in layers) or "none"
-
-
-# ---- comparing weights
-
-
-@dataclass(frozen=True)
-class GateDifference:
-    """How far one weight of two layers is apart, whatever their layouts are."""
-
-    layer: str
-    weight: str
-    differing: int
-    size: int
-    largest: float
-
-    @property
-    def same(self) -> bool:
-        """Whether every bit is the same."""
-        return self.differing == 0
-
-
-def diff(a: Any, b: Any, *, layers: Sequence[str] = (), **options: Any) -> tuple[GateDifference, ...]:
-    """Compares two objects or files weight by weight, in canonical form; nothing is run.
-
-    A weight that only one side has (a second bias) counts as differing in every number, unless it is all zeros there.
-    Errors: LayoutError if the layers do not pair up.
-    """
-    left = select(read_all(a, **options).layers, layers)
-    right = _in_order(_named(read_all(b, **_for_both(options)).layers, layers), left)
-    _pairable(left, right)
-    found = []
-    for x, y in zip(left, right, strict=True):
-        names = dict.fromkeys((*x, *y))
-        found += [_gate_difference(x, name, x.weights.get(name), y.weights.get(name)) for name in names]
-    return tuple(found)
-
-
-def _for_both(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name in FOR_BOTH}
-
-
-def _gate_difference(layer: Layer, name: str, a: Any, b: Any) -> GateDifference:
-    present = xp.host(a if a is not None else b)
-    one = np.asarray(xp.host(a), np.float64) if a is not None else np.zeros(present.shape)
-    other = np.asarray(xp.host(b), np.float64) if b is not None else np.zeros(present.shape)
-    unlike = ~((one == other) | (np.isnan(one) & np.isnan(other)))
-    gap = np.abs(one - other)[unlike]
-    largest = float(np.nan_to_num(gap, nan=np.inf).max()) if gap.size else 0.0
-    forget()
-    return GateDifference(layer.label, name, int(unlike.sum()), present.size, largest)
+            yield layer.label, "c", ran.c[n]

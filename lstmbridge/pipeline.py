@@ -1,17 +1,15 @@
 """From one framework to another: recognise, read, fit, pack, hand over, write.
 
-`read` and `write` are the two halves; `convert` is both; `migrate` is `convert` with the full account: a verdict a
-layer, and the remainder that leads back bit for bit.
+`read` (of `lstmbridge.reading`) and `write` are the two halves; `convert` is both; `migrate` is `convert` with the full
+account: a verdict a layer, and the remainder that leads back bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,45 +18,25 @@ from typing import Any
 import numpy as np
 
 from lstmbridge import arrays as xp
-from lstmbridge import mapped, named, registry
+from lstmbridge import mapped, registry
+from lstmbridge.choosing import renamed, select, stacked
 from lstmbridge.contract import FOR_BOTH, Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import (
-    Ambiguous,
-    BridgeError,
-    FileError,
-    LayoutError,
-    NothingRecurrent,
-    OptionError,
-    Unsupported,
-    unknown,
-)
+from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, OptionError, Unsupported, unknown
 from lstmbridge.fit import LOSSY, Fitted, Holds, fit, refusals
 from lstmbridge.into import Existing, Into, matched
 from lstmbridge.into import fitted as into_place
-from lstmbridge.layer import Array, Layer, dtype_name
+from lstmbridge.layer import Array, Layer
 from lstmbridge.placing import atomic, plainly
+from lstmbridge.reading import Source, expect_recurrent, options_of, read_all, read_file
 from lstmbridge.remainder import Remainder
 from lstmbridge.spec import Spec
 
-__all__ = [
-    "Migration",
-    "Report",
-    "convert",
-    "edit",
-    "expect_effect",
-    "migrate",
-    "read",
-    "read_all",
-    "select",
-    "write",
-]
+__all__ = ["Migration", "Report", "convert", "expect_effect", "migrate", "write"]
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 #: Bits of the mantissa and of the exponent.
 _BITS = {"float64": (52, 11), "float32": (23, 8), "float16": (10, 5), "bfloat16": (7, 8)}
-
-Source = Any  # an object of a known framework, a path, or Layers
 
 
 @dataclass(frozen=True)
@@ -108,34 +86,6 @@ class Migration:
 
 
 # ---- the verbs
-
-
-def read(source: Source, **options: Any) -> tuple[Layer, ...]:
-    """The recurrent layers of an object or a file, in canonical form.
-
-    source   a layer, model or ModelProto of a known framework, or a path to a file of one
-    options  the fields of `ReadOptions`: nonlinearity, batch_first, only
-
-    The weights are views on the source's own memory (a file's: on its mapped bytes where the format allows it).
-    Errors: UnknownName for an object or suffix of no known framework, FileError for a file that is not what it claims,
-    LayoutError for arrays that do not fit together, Ambiguous where an option must say what the file does not.
-
-    >>> import numpy as np
-    >>> one = {"n": np.ones((1, 1))}
-    >>> [layer] = read(Layer.from_gates(kernel=one, recurrent_kernel=one))
-    >>> print(layer.spec)
-    rnn 1 -> 1, no bias
-    """
-    return read_all(source, **options).layers
-
-
-def read_all(source: Source, **options: Any) -> Reading:
-    """Like `read`, with what was left alone and the notes."""
-    chosen = _options(ReadOptions, options)
-    if isinstance(source, str | os.PathLike):
-        return _some(_read_file(Path(source), chosen), str(source), chosen)
-    reading = registry.of_object(source).live.read(source, chosen)
-    return _some(reading, f"this {type(source).__name__}", chosen)
 
 
 def write(layers: Sequence[Layer] | Layer, *, to: str | None = None, path: str | Path | None = None,
@@ -215,16 +165,16 @@ def migrate(
     if remainder is not None:
         chosen = remainder.back(chosen)
     sources = chosen
-    chosen = _renamed(chosen, rename or {})
+    chosen = renamed(chosen, rename or {})
     unseen: tuple[str, ...] = ()
     if writing_options.get("stack"):
-        chosen, unseen = _stacked(chosen)
+        chosen, unseen = stacked(chosen)
     step("fitting", 1, 3)
     hand_over: _HandOver
     if into is None or path is None:
         fitted = _fit_all(chosen, partial(_fit_one, target, allow, faithful))
         targets = [_cast(each, dtype, late=path is not None) for each in fitted]
-        hand_over = partial(_hand_over, targets, target, path, _options(WriteOptions, writing_options))
+        hand_over = partial(_hand_over, targets, target, path, options_of(WriteOptions, writing_options))
     else:
         _check_no_choice(faithful=faithful, dtype=dtype, **writing_options)
         existing, found = _existing(Path(into), target, reading_options, [layer.label for layer in chosen])
@@ -249,72 +199,11 @@ def migrate(
     )
 
 
-@contextmanager
-def edit(obj: Any, layer: str | None = None, *, cast: bool = False) -> Iterator[dict[str, Array]]:
-    """The gates of one layer of a live object, to read and to change in place.
-
-    obj    a live object: a layer or model of any framework
-    layer  the layer's label; may be left out if the object has one layer
-    cast   an array that was replaced by one of another dtype is cast to the layer's
-
-    Gives a dict of arrays by canonical name; one gate may be replaced, or all of a direction
-    (``gates.update(other.weights)``). When the block ends without an error they are written back into the object, all
-    of them or none. Errors: those of `read`; LayoutError if an array was replaced by one of another shape, or without
-    `cast` of another dtype.
-
-    >>> import numpy as np
-    >>> live = Layer.from_gates(kernel={"n": np.ones((1, 1))}, recurrent_kernel={"n": np.ones((1, 1))})
-    >>> with edit(live) as gates:
-    ...     gates["forward.kernel.n"][:] = 5
-    >>> live["forward.kernel.n"].item()
-    5.0
-    """
-    live = registry.of_object(obj).live
-    reading = live.read(obj, ReadOptions())
-    if layer is None and len(reading.layers) != 1:
-        names = ", ".join(each.label for each in reading.layers)
-        raise LayoutError(f"{len(reading.layers)} recurrent layers", f"say which: layer= one of {names}")
-    found = select(reading.layers, () if layer is None else (layer,))[0]
-    before = {name: _editable(array) for name, array in found.weights.items()}
-    gates = dict(before)
-    yield gates
-    live.assign(obj, [found.replace(weights={name: _taken(found, before, name, gates[name], cast) for name in gates})])
-
-
 # ---- the steps
 
 
 def _silent(*_: Any) -> None:
     """Progress that nobody watches; approval that nobody asks for."""
-
-
-def _read_file(path: Path, options: ReadOptions) -> Reading:
-    if options.layout is not None:
-        if not path.exists():
-            raise FileError(f"{path}: no such file or directory", f"in {path.parent.resolve()}")
-        return named.read(path, options)
-    if not path.is_file() and registry.claimed(path) is None:
-        if path.is_dir():
-            raise FileError(f"{path} is a directory", "expected a file, or a directory of a known format")
-        raise FileError(f"{path}: no such file", f"in {path.parent.resolve()}")
-    framework = registry.of_file(path)
-    if path.is_file() and path.stat().st_size == 0:
-        raise FileError(f"{path} is empty", f"expected a {framework.name} file")
-    try:
-        return framework.files.read(path, options)
-    except BridgeError as error:
-        if path.name in str(error):
-            raise
-        raise type(error)(f"{path.name}: {error.headline}", *error.details) from error
-
-
-def _some(reading: Reading, who: str, options: ReadOptions) -> Reading:
-    """The reading. Errors: NothingRecurrent if there is no recurrent layer in it and none was asked for by path."""
-    if reading.layers or options.only:
-        return reading
-    others = ", ".join(reading.left_alone[:5]) + (" ..." if len(reading.left_alone) > 5 else "")
-    found = f"found: {others or 'nothing'}"
-    raise NothingRecurrent(f"{who}: no recurrent layer", found, "expected an LSTM, GRU or RNN")
 
 
 def _target(to: str | None, path: str | Path | None) -> registry.Framework:
@@ -323,98 +212,6 @@ def _target(to: str | None, path: str | Path | None) -> registry.Framework:
     if to is None:
         raise LayoutError("no target", "say to='torch' (an object) or path='model.safetensors' (a file)")
     return registry.framework(to)
-
-
-def select(layers: Sequence[Layer], patterns: Collection[str]) -> tuple[Layer, ...]:
-    """The layers at or below the given paths, in order. Errors: UnknownName for a path where no layer is."""
-    for pattern in patterns:
-        if not any(_below(layer, pattern) for layer in layers):
-            raise unknown("layer", pattern, [layer.label for layer in layers])
-    return tuple(layer for layer in layers if not patterns or any(_below(layer, pattern) for pattern in patterns))
-
-
-def _below(layer: Layer, pattern: str) -> bool:
-    return pattern in (layer.label, layer.path) or layer.path.startswith(f"{pattern}.")
-
-
-def _renamed(layers: Sequence[Layer], rename: Mapping[str, str]) -> tuple[Layer, ...]:
-    for old in rename:
-        if not any(_below(layer, old) for layer in layers):
-            raise unknown("layer to rename", old, [layer.label for layer in layers])
-
-    def new(name: str) -> str:
-        for old in sorted(rename, key=len, reverse=True):  # what is said of a layer, before what is said above it
-            if name == old or name.startswith(f"{old}."):
-                return rename[old] + name[len(old) :]
-        return name
-
-    moved = []
-    for layer in layers:
-        at_label = layer.label in rename
-        changes = {"path": rename[layer.label], "level": None} if at_label else {"path": new(layer.path)}
-        after = None if layer.after is None else new(layer.after)
-        moved.append(layer.replace(after=after, **changes))
-    _check_labels(moved)
-    return tuple(moved)
-
-
-def _check_labels(layers: Sequence[Layer]) -> None:
-    labels = [layer.label for layer in layers]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        what = f"two layers named {', '.join(map(repr, twice))}"
-        raise LayoutError(what, "give them names of their own: rename= (--rename OLD=NEW)")
-
-
-def _stacked(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-    """The layers as levels of one module, each reading the one before; and a note where no source says that it does.
-
-    Errors: LayoutError for layers that do not feed one another: another size, or another source of what they read.
-    """
-    if len(layers) < 2:
-        return tuple(layers), ()
-    path = _common_path([layer.path for layer in layers])
-    stack: list[Layer] = []
-    for before, layer in itertools.pairwise(layers):
-        if before.spec.output_size != layer.spec.input_size:
-            raise LayoutError(
-                f"{layer.label} reads {layer.spec.input_size} features, {before.label} gives {before.spec.output_size}",
-                "only layers that feed one another can be stacked; pick them with layers= (--layer)",
-            )
-        _expect_chained(before, layer)
-    untold = [layer.label for layer in layers[1:] if layer.after is None]
-    notes = (f"stacked unseen: nothing says that {', '.join(untold)} reads the layer before",) if untold else ()
-    for level, layer in enumerate(layers):
-        stack.append(layer.replace(path=path, level=level, after=stack[-1].label if stack else None))
-    return tuple(stack), notes
-
-
-def _expect_chained(before: Layer, layer: Layer) -> None:
-    """Errors: LayoutError if a layer is known to read something else than the outputs of the one before it.
-
-    Where a framework's models say who reads whom, a layer of which they do not say it reads something else.
-    """
-    name = layer.metadata.get("framework")
-    told = name in registry.names() and registry.framework(str(name)).tells_order and "config" in layer.metadata
-    if layer.after == before.label or (layer.after is None and not told):
-        return
-    reads = f"it reads {layer.after}" if layer.after else "something stands between them, or it reads something else"
-    raise LayoutError(
-        f"{layer.label} does not read what {before.label} gives: they are no stack",
-        f"found: {reads}",
-        "leave out stack= (--stack), or pick others with layers= (--layer)",
-        "if it does all the same: read(...) the layers, replace(after=...), and convert those",
-    )
-
-
-def _common_path(paths: Sequence[str]) -> str:
-    """The module path that all of them stand in: that of two paths ``a.b`` and ``a.c`` is ``a``."""
-    common: list[str] = []
-    for words in zip(*(path.split(".") for path in paths), strict=False):
-        if len(set(words)) > 1:
-            break
-        common.append(words[0])
-    return ".".join(common)
 
 
 def _cast(target: Fitted, dtype: str | None, *, late: bool = False) -> Fitted:
@@ -584,11 +381,11 @@ def _existing(
     how = ReadOptions(**{name: value for name, value in options.items() if name in FOR_BOTH} | {"only": ()})
     notes: tuple[str, ...] = ()
     try:
-        reading = _some(_read_file(into, how), str(into), how)
+        reading = expect_recurrent(read_file(into, how), str(into), how)
     except (Ambiguous, LayoutError, Unsupported) as error:
         how = replace(how, only=tuple(names))
         with contextlib.suppress(BridgeError):
-            reading = _read_file(into, how)
+            reading = read_file(into, how)
             notes = (f"{into.name}: no other layer was read: {error.headline}",)
         if not notes or not reading.layers:
             raise
@@ -681,36 +478,7 @@ def _is_finite(array: Array) -> bool:
     return math.isfinite(total)
 
 
-def _editable(array: Array) -> Array:
-    return xp.own(array) if xp.kind(array) == "torch" else xp.own(xp.host(array))
-
-
-def _taken(layer: Layer, before: Mapping[str, Array], name: str, array: Array, cast: bool) -> Array:
-    """An edited array as it is written back: of the kind and dtype that was there. Errors: LayoutError."""
-    was = before.get(name)
-    if was is None or array is was or not hasattr(array, "dtype"):  # a Layer knows what to say of a name or a list
-        return array
-    found, expected = dtype_name(array), layer.dtype
-    if found != expected and not cast:
-        raise LayoutError(
-            f"{layer.label or 'the layer'}: {name} is {found}",
-            f"expected {expected}, as it is in the {layer.spec.cell}",
-            "nothing was written; to have it cast: edit(..., cast=True)",
-        )
-    if xp.kind(array) != xp.kind(was):
-        array = xp.to_torch(array) if xp.kind(was) == "torch" else xp.host(array)
-    return xp.cast(array, expected)
-
-
 # ---- options
-
-
-def _options(kind: type[Any], given: Mapping[str, Any]) -> Any:
-    known = kind.__dataclass_fields__
-    for name in given:
-        if name not in known:
-            raise unknown("option", name, known)
-    return kind(**given)
 
 
 def _split_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -20,8 +20,9 @@ from lstmbridge.distributions import cut_normal
 from lstmbridge.errors import FileError, LayoutError, Unsupported, unknown
 from lstmbridge.grammar import expect_names
 from lstmbridge.layer import Array, Layer, dtype_name, label_of
-from lstmbridge.pipeline import DTYPES, read
+from lstmbridge.pipeline import DTYPES
 from lstmbridge.placing import atomic
+from lstmbridge.reading import read
 from lstmbridge.spec import Spec
 from lstmbridge.statenotation import CANONICAL, names, shape, together
 

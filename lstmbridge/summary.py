@@ -12,11 +12,12 @@ import numpy as np
 
 from lstmbridge import arrays as xp
 from lstmbridge import registry
+from lstmbridge.choosing import select
 from lstmbridge.errors import UnknownName
 from lstmbridge.layer import Array, Layer
 from lstmbridge.mapped import forget
 from lstmbridge.notation import Layout
-from lstmbridge.pipeline import read_all, select
+from lstmbridge.reading import read_all
 from lstmbridge.spec import GATES, PARTS, ROLES, Spec
 
 __all__ = ["LayerSummary", "PartSummary", "Summary", "WeightSummary", "inspect"]

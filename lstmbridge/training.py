@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from lstmbridge import registry
+from lstmbridge.choosing import select
 from lstmbridge.contract import ReadOptions
 from lstmbridge.errors import LayoutError
 from lstmbridge.fit import HALF, TWICE
 from lstmbridge.layer import Layer, dtype_name
 from lstmbridge.optimizers import OptimizerState, Rules, Slots, carried
-from lstmbridge.pipeline import select
 from lstmbridge.registry import Framework
 from lstmbridge.tensorfile import numpy_dtype
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lstmbridge import Layer, Spec, arrays, certificate, mapped, migrate, read
-from lstmbridge.pipeline import read_all
+from lstmbridge.reading import read_all
 from lstmbridge.remainder import Remainder
 
 #: For each form of file, its name, and how it is written.

@@ -31,8 +31,9 @@ PICTURE = """
     optimizers
     contract
     registry remainder
-    named into
-    pipeline drawing
+    named into choosing
+    reading pairing
+    editing difference pipeline drawing
     states
     handover
     checking summary training

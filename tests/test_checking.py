@@ -37,6 +37,28 @@ def test_two_exchanged_gates_are_noticed_and_said(part: str) -> None:
         found.demand()
 
 
+def test_two_sides_with_different_weights_are_told_so_and_neither_is_blamed_for_its_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = "enc: each side computes what its own weights and settings say; those differ"
+    source = layer(path="enc")
+    other = exchanged(source, "forward.kernel.f", "forward.kernel.g")
+    with pytest.raises(Disagreement, match=words):
+        check(source, other).demand()
+    honest = live.run
+
+    def wrong(obj: Any, layers: Any, *rest: Any) -> Any:
+        out = honest(obj, layers, *rest)
+        out.h[0] = out.h[0] + (layers[0] is other)
+        return out
+
+    assert not check(source, source).notes
+    monkeypatch.setattr(live, "run", wrong)
+    found = check(source, other)
+    assert not found.agrees
+    assert words not in " ".join(found.notes), "this one does not compute what its weights say"
+
+
 def test_states_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A side whose outputs are right and whose c is not must not pass."""
     honest = live.run

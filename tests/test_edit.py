@@ -157,3 +157,6 @@ def test_names_that_the_layer_does_not_have_are_no_weights() -> None:
         gates["forward.bias.f"] = [1.0] * HIDDEN
     with pytest.raises(UnknownName, match="unknown layer 'c'"), edit(obj, "c"):
         pass
+    words = r"unknown weight 'forward\.bais\.f'\n.*'forward\.bias\.f'"
+    with pytest.raises(UnknownName, match=words), edit(obj, "a") as gates:
+        gates["forward.bais.f"][:] = 1.0

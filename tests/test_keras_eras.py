@@ -33,7 +33,7 @@ from lstmbridge.jobs.job import Job
 from lstmbridge.jobs.places import Place
 from lstmbridge.jobs.plan import plan
 from lstmbridge.notation import Layout
-from lstmbridge.pipeline import read_all
+from lstmbridge.reading import read_all
 from lstmbridge.spec import Activation
 
 INPUT, HIDDEN = 5, 7

@@ -160,7 +160,7 @@ def test_a_dense_layer_is_not_taken_for_a_recurrent_one(tmp_path: Path) -> None:
     dense = {"fc1/kernel": np.ones((64, 32), "float32"), "fc1/bias": np.ones(32, "float32")}
     odd = {"logits/kernel": np.ones((32, 10), "float32"), "logits/bias": np.ones(10, "float32")}
     path = save(tmp_path / "a.npz", {**arrays, **dense, **odd})
-    from lstmbridge.pipeline import read_all
+    from lstmbridge.reading import read_all
 
     found = read_all(path, layout="tf1", forget_constant=0.0, cell="lstm")
     assert [each.path for each in found.layers] == ["rnn.lstm_cell"]

@@ -35,7 +35,7 @@ from lstmbridge.errors import (  # noqa: E402
 from lstmbridge.fit import Fitted, fit, refusals  # noqa: E402
 from lstmbridge.frameworks.onnx import files, live  # noqa: E402
 from lstmbridge.frameworks.onnx.layout import HOLDS, INPUTS, LAYOUTS, attributes_of, spec_of  # noqa: E402
-from lstmbridge.pipeline import read_all  # noqa: E402
+from lstmbridge.reading import read_all  # noqa: E402
 from lstmbridge.reference import run, run_stack  # noqa: E402
 
 BOTH = ("forward", "reverse")

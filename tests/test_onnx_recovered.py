@@ -877,7 +877,7 @@ def test_cells_of_torch(cell: str, dynamo: bool, unrolled: bool, tmp_path: Path)
     kind = {"lstm": torch.nn.LSTMCell, "gru": torch.nn.GRUCell, "rnn": torch.nn.RNNCell}[cell]
     module = kind(5, HIDDEN)
     x, y = torch_model(module, dynamo, unrolled, tmp_path / "torch.onnx")
-    reading = lstmbridge.pipeline.read_all(tmp_path / "torch.onnx")
+    reading = lstmbridge.reading.read_all(tmp_path / "torch.onnx")
     [found] = reading.layers
     [wanted] = lstmbridge.read(module)
     assert found.spec == wanted.spec

@@ -723,7 +723,7 @@ def test_a_stateful_layer_is_reset_and_restored() -> None:
 
 
 def test_the_note_about_a_stateful_layer_says_who_reads_its_state() -> None:
-    from lstmbridge.pipeline import read_all
+    from lstmbridge.reading import read_all
 
     note = read_all(stateful(layer())).notes[-1]
     assert note.endswith("is stateful: its state of this moment is not taken along: read_states reads it")

@@ -28,7 +28,7 @@ from lstmbridge.errors import Ambiguous, FileError, LayoutError, UnknownName, Un
 from lstmbridge.frameworks import keras, tf1
 from lstmbridge.frameworks.tf1 import steps
 from lstmbridge.frameworks.tf1.graph import open_graph
-from lstmbridge.pipeline import read_all
+from lstmbridge.reading import read_all
 from lstmbridge.spec import Activation
 from lstmbridge.sstable import crc32c, unsnapped
 

@@ -26,7 +26,7 @@ from lstmbridge.frameworks.torch import archive, files, infer, live  # noqa: E40
 from lstmbridge.frameworks.torch.layout import CELL_LAYOUTS, FAITHFUL, HOLDS, LAYOUTS  # noqa: E402
 from lstmbridge.frameworks.torch.modules import Bundle  # noqa: E402
 from lstmbridge.notation import Layout  # noqa: E402
-from lstmbridge.pipeline import read_all  # noqa: E402
+from lstmbridge.reading import read_all  # noqa: E402
 from lstmbridge.reference import run_stack  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

@@ -34,7 +34,7 @@ from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, Un
 from lstmbridge.frameworks import torch as room  # noqa: E402
 from lstmbridge.frameworks.torch import archive, effective, files, live, pickles  # noqa: E402
 from lstmbridge.frameworks.torch.pickles import Inert  # noqa: E402
-from lstmbridge.pipeline import read_all  # noqa: E402
+from lstmbridge.reading import read_all  # noqa: E402
 from lstmbridge.reference import run_stack  # noqa: E402
 
 #: Much of what is made here is old, and torch says so.
@@ -738,7 +738,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys
-from lstmbridge.pipeline import read_all
+from lstmbridge.reading import read_all
 def resident(): return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
 before = resident()
 reading = read_all(sys.argv[1])

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from lstmbridge.checking import diff
 from lstmbridge.cli.common import emit, refusing, table, waiting
 from lstmbridge.cli.options import PATH, as_json, reading
+from lstmbridge.difference import diff
 
 __all__ = ["command"]
 

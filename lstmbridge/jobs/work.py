@@ -31,7 +31,8 @@ from lstmbridge.fit import GIVEN_UP
 from lstmbridge.jobs.job import Job
 from lstmbridge.jobs.places import KEEP, Place
 from lstmbridge.jobs.plan import Task
-from lstmbridge.pipeline import Migration, migrate, read_all
+from lstmbridge.pipeline import Migration, migrate
+from lstmbridge.reading import read_all
 
 if TYPE_CHECKING:
     from lstmbridge.checking import Agreement

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lstmbridge.choosing import select
 from lstmbridge.contract import Reading
 from lstmbridge.errors import MissingFramework, UnknownName, unknown
 from lstmbridge.layer import Layer
-from lstmbridge.pipeline import Progress, read_all, select
+from lstmbridge.pipeline import Progress
 from lstmbridge.placing import atomic
 from lstmbridge.plotting.sheets import Sheet
+from lstmbridge.reading import read_all
 
 __all__ = ["SUFFIXES", "Plot", "Sheet", "plot"]
 

@@ -15,7 +15,8 @@ from lstmbridge import arrays as xp
 from lstmbridge import registry
 from lstmbridge.errors import Disagreement, Unsupported
 from lstmbridge.layer import Array, Layer
-from lstmbridge.pipeline import migrate, read, read_all
+from lstmbridge.pipeline import migrate
+from lstmbridge.reading import read, read_all
 from lstmbridge.remainder import Remainder
 from lstmbridge.testing.side import Side
 

@@ -12,7 +12,8 @@ from lstmbridge import registry
 from lstmbridge.arrays import host
 from lstmbridge.errors import Disagreement
 from lstmbridge.layer import Layer
-from lstmbridge.pipeline import convert, read, read_all
+from lstmbridge.pipeline import convert
+from lstmbridge.reading import read, read_all
 from lstmbridge.spec import Spec
 from lstmbridge.testing.side import Side
 from lstmbridge.testing.weights import Labels, labelled_layer

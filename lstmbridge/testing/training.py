@@ -14,7 +14,8 @@ from lstmbridge.errors import Disagreement
 from lstmbridge.fit import terms
 from lstmbridge.layer import Layer
 from lstmbridge.optimizers import OptimizerState
-from lstmbridge.pipeline import convert, read
+from lstmbridge.pipeline import convert
+from lstmbridge.reading import read
 from lstmbridge.training import freeze_second_bias, migrate_optimizer, write_optimizer
 
 __all__ = ["LOSSES", "WEIGHTS", "check_training"]
