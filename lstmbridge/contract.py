@@ -214,7 +214,8 @@ class FilesRoom(Protocol):
     read   the layers of a file; arrays are numpy's, views on the mapped file where it is large (`lstmbridge.mapped`)
     write  a complete file at `path` (and `path` + ".data" beside it, where a format has two); the caller makes it
            atomic. So that no more than a layer is in memory, each array is packed when its turn comes (`Layout.later`),
-           let go when it is written, and `lstmbridge.mapped.forget` called after it
+           let go when it is written, and `lstmbridge.mapped.forget` called after it. It may give notes: what the file
+           does not say
 
     and, where the format allows it,
 
@@ -226,6 +227,6 @@ class FilesRoom(Protocol):
     """
 
     read: Callable[[Path, ReadOptions], Reading]
-    write: Callable[[Sequence[Fitted], Path, WriteOptions], None]
+    write: Callable[[Sequence[Fitted], Path, WriteOptions], Sequence[str] | None]
     patch: Callable[[Path, Sequence[Layer], Path, ReadOptions], Sequence[str]]
     optimizer: Callable[[Path, ReadOptions], OptimizerState]

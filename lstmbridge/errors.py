@@ -6,7 +6,7 @@ to do. Each child is also a built-in exception, so code that knows nothing of ls
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "SpecError",
     "UnknownName",
     "Unsupported",
+    "listed",
     "unknown",
 ]
 
@@ -101,3 +102,12 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UnknownName:
     near = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
     hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {', '.join(known) or 'none'}"
     return UnknownName(f"unknown {kind} {name!r}", hint)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The names in a row; of many the first, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

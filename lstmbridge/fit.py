@@ -22,8 +22,6 @@ __all__ = [
     "DROPS",
     "FEATURES",
     "GIVEN_UP",
-    "HALF",
-    "TWICE",
     "Fitted",
     "Holds",
     "Refusal",
@@ -33,6 +31,7 @@ __all__ = [
     "only",
     "refusals",
     "terms",
+    "trained_on",
 ]
 
 #: What a note begins with that says of a feature that the outputs change.
@@ -144,6 +143,7 @@ class Fitted:
     module   ``stock``, or ``faithful`` for the project's own module of the target framework
     verdict  ``exact``, ``reparameterised`` (the same function, other numbers) or ``lossy`` (something given up by name)
     notes    what was done, a sentence each
+    training what the change of bias form means where the target is trained on; "" if nothing
     terms    the source's weights that cannot be read back from the target's, by name; each owns its memory, or is a
              view on a file
     """
@@ -154,6 +154,7 @@ class Fitted:
     verdict: str = EXACT
     notes: tuple[str, ...] = ()
     terms: Mapping[str, Array] = field(default_factory=dict)
+    training: str = ""
 
 
 def refusals(spec: Spec, holds: Holds) -> list[Refusal]:
@@ -223,10 +224,11 @@ def fit(layer: Layer, holds: Holds, *, allow: Collection[str] = (), module: str 
     left = refusals(fitted.spec, holds)
     if left:
         raise _refused(layer, holds, left, other)
+    before = fitted.spec
     fitted, changed, more = _fit_bias(fitted, holds)
     verdict = LOSSY if given_up else REPARAMETERISED if changed else EXACT
     terms = {name: xp.own(layer[name]) for name in layer if name not in fitted.weights or name in changed}
-    return Fitted(fitted, layer, module, verdict, (*notes, *more), terms)
+    return Fitted(fitted, layer, module, verdict, (*notes, *more), terms, trained_on(before.bias, fitted.spec.bias))
 
 
 def _known(allow: Collection[str]) -> Collection[str]:
@@ -265,12 +267,12 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
     if layer.spec.bias == "dual" and "dual" not in forms:
         layer = _resummed(layer, "single")
         changed |= {name for name in layer if ".bias." in name}
-        notes.append(f"bias + recurrent_bias merged into one; {HALF}")
+        notes.append("bias + recurrent_bias merged into one")
     elif layer.spec.bias not in forms or need_bias:
         before = layer.spec.bias
         form = "single" if before == "none" and "single" in forms else "dual"
         layer = _resummed(layer, form)
-        notes.append(f"recurrent_bias padded with zeros; {TWICE}" if before == "single" else f"bias {_PADDED}")
+        notes.append(f"{'recurrent_bias' if before == 'single' else 'bias'} padded with zeros")
     if constant:
         layer = _fold(layer, constant)
         changed |= {name for name in layer if name.endswith(".bias.f")}
@@ -278,13 +280,24 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
     return layer, changed, notes
 
 
-#: What two biases that are only ever added together mean for training: each receives the whole gradient of their sum.
-HALF = (
-    "in training the one moves half as far as the two together did: double its rate, or freeze recurrent_bias "
-    "in the source"
-)
-TWICE = "in training both biases move, and their sum twice as far: freeze recurrent_bias, or halve the rate of both"
-_PADDED = "padded with zeros; in training it moves: freeze it to train what the source trains"
+#: What another bias form means for training. Two biases that are only ever added each receive the whole gradient of
+#: their sum.
+_TRAINED_ON = {
+    ("single", "dual"): "two biases move where one did, and their sum twice as far: freeze recurrent_bias, or halve "
+    "the rate of both",
+    ("dual", "single"): "one bias moves where two did, and half as far as their sum: double its rate, or freeze "
+    "recurrent_bias in the source",
+    ("none", "single"): "a bias moves where none was: freeze it",
+    ("none", "dual"): "biases move where none were: freeze them",
+}
+
+
+def trained_on(before: str, after: str) -> str:
+    """What a target with the bias form `after` does otherwise in training than a source with `before`, and the way out.
+
+    "" if nothing.
+    """
+    return _TRAINED_ON.get((before, after), "")
 
 
 def terms(before: Spec, after: Spec) -> dict[str, tuple[str, ...]]:

@@ -114,8 +114,9 @@ def _assigned(
         if _assignment({**able, label: [n for n in able[label] if n != place]}) is not None:
             raise Ambiguous(
                 f"{label} could take the place of several layers in {existing.path.name}",
-                *_candidates(able, free),
+                *_candidates(able, free, label),
                 _RENAME,
+                *_by_order(able, free),
             )
     return {label: free[place] for label, place in found.items()}
 
@@ -141,8 +142,19 @@ def _assignment(able: Mapping[str, Sequence[int]]) -> dict[str, int] | None:
     return {label: place for place, label in taken.items()}
 
 
-def _candidates(able: Mapping[str, Sequence[int]], free: Sequence[Layer]) -> list[str]:
-    return [f"{label}: {' or '.join(free[n].label for n in places)}" for label, places in able.items()][:_SHOWN]
+def _candidates(able: Mapping[str, Sequence[int]], free: Sequence[Layer], first: str = "") -> list[str]:
+    """The places that each layer could take; that of the name `first` before the others."""
+    named = sorted(able, key=lambda label: label != first)
+    lines = [f"{label}: {' or '.join(free[n].label for n in able[label])}" for label in named[:_SHOWN]]
+    return [*lines, f"and {len(named) - _SHOWN} more layers"] if len(named) > _SHOWN else lines
+
+
+def _by_order(able: Mapping[str, Sequence[int]], free: Sequence[Layer]) -> list[str]:
+    """The options to say it with where the order could be meant: as many layers as places, and each fits its own."""
+    if len(able) != len(free) or any(n not in places for n, places in enumerate(able.values())):
+        return []
+    words = " ".join(f"--rename {label}={place.label}" for label, place in zip(able, free, strict=True))
+    return [f"if they are meant in their order: {words}"]
 
 
 def _no_place(layer: Layer, free: Sequence[Layer], existing: Existing, allow: Collection[str]) -> BridgeError:
@@ -179,7 +191,7 @@ def fitted(layer: Layer, place: Layer, existing: Existing, allow: Collection[str
     own = {"path": place.path, "level": place.level, "after": place.after, "metadata": place.metadata}
     module = "faithful" if str(place.metadata.get("class", "")).startswith("lstmbridge.") else "stock"
     here = done.layer.replace(spec=place.spec, **own)
-    return Fitted(here, layer, module, done.verdict, notes, done.terms)
+    return Fitted(here, layer, module, done.verdict, notes, done.terms, done.training)
 
 
 def _obstacle(layer: Layer, place: Layer, existing: Existing, allow: Collection[str]) -> str | None:

@@ -21,7 +21,7 @@ from lstmbridge import arrays as xp
 from lstmbridge import mapped, registry
 from lstmbridge.choosing import renamed, select, stacked
 from lstmbridge.contract import FOR_BOTH, Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, OptionError, Unsupported, unknown
+from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, OptionError, Unsupported, listed, unknown
 from lstmbridge.fit import LOSSY, Fitted, Holds, fit, refusals
 from lstmbridge.into import Existing, Into, matched
 from lstmbridge.into import fitted as into_place
@@ -82,7 +82,7 @@ class Migration:
     targets: tuple[Fitted, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
-        return "\n".join(str(report) for report in self.reports)
+        return "\n".join((*map(str, self.reports), *(f"note: {note}" for note in dict.fromkeys(self.notes))))
 
 
 # ---- the verbs
@@ -194,7 +194,7 @@ def migrate(
         tuple(_report(before, after, target.name) for before, after in zip(sources, targets, strict=True)),
         kept,
         reading.left_alone,
-        (*reading.notes, *unseen, *notes),
+        (*reading.notes, *unseen, *notes, *_trained_on(targets)),
         tuple(targets),
     )
 
@@ -313,9 +313,9 @@ def _hand_over(
         return built, ()
     destination = Path(path)
     with place(destination) as staged:
-        target.files.write(targets, staged, options)
+        notes = target.files.write(targets, staged, options)
         approve(staged)
-    return destination, ()
+    return destination, tuple(notes or ())
 
 
 # ---- into an existing file
@@ -461,6 +461,17 @@ def _report(before: Layer, after: Fitted, target: str) -> Report:
     notes = (*after.notes, *_left_behind(before, target), *_not_finite(before))
     label, spec = after.layer.label, str(before.spec)
     return Report(before.label, label, spec, after.verdict, after.module, before.parameters, notes)
+
+
+def _trained_on(targets: Sequence[Fitted]) -> Iterator[str]:
+    """For each thing that training does otherwise in the target, a note with the layers that it is about."""
+    said: dict[str, list[str]] = {}
+    for target in targets:
+        said.setdefault(target.training, []).append(target.layer.label)
+    for text, labels in said.items():
+        if text:
+            who = listed([label for label in labels if label])
+            yield f"in training, {text}{f' ({who})' if who else ''}"
 
 
 def _not_finite(layer: Layer) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lstmbridge import named, registry
 from lstmbridge.contract import Reading, ReadOptions
-from lstmbridge.errors import BridgeError, FileError, NothingRecurrent, unknown
+from lstmbridge.errors import BridgeError, FileError, NothingRecurrent, listed, unknown
 from lstmbridge.layer import Layer
 
 __all__ = ["Source", "expect_recurrent", "options_of", "read", "read_all", "read_file"]
@@ -71,8 +71,7 @@ def expect_recurrent(reading: Reading, who: str, options: ReadOptions) -> Readin
     """The reading. Errors: NothingRecurrent if there is no recurrent layer in it and none was asked for by path."""
     if reading.layers or options.only:
         return reading
-    others = ", ".join(reading.left_alone[:5]) + (" ..." if len(reading.left_alone) > 5 else "")
-    found = f"found: {others or 'nothing'}"
+    found = f"found: {listed(reading.left_alone, 5) or 'nothing'}"
     raise NothingRecurrent(f"{who}: no recurrent layer", found, "expected an LSTM, GRU or RNN")
 
 

@@ -18,7 +18,7 @@ from lstmbridge import registry
 from lstmbridge.choosing import select
 from lstmbridge.contract import ReadOptions
 from lstmbridge.errors import LayoutError
-from lstmbridge.fit import HALF, TWICE
+from lstmbridge.fit import trained_on
 from lstmbridge.layer import Layer, dtype_name
 from lstmbridge.optimizers import OptimizerState, Rules, Slots, carried
 from lstmbridge.registry import Framework
@@ -196,8 +196,8 @@ def _differences(state: OptimizerState, framework: Framework) -> Iterator[str]:
 def _two_biases(pairs: Sequence[tuple[Layer, Layer]]) -> Iterator[str]:
     """What it means that one side has one bias where the other has two, unless the second is frozen."""
     for one, to in pairs:
-        words = {("single", "dual"): TWICE, ("dual", "single"): HALF}.get((one.spec.bias, to.spec.bias))
-        if words:
+        words = trained_on(one.spec.bias, to.spec.bias)
+        if words and "none" not in (one.spec.bias, to.spec.bias):
             yield f"{to.label or 'the layer'}: unless one bias is frozen, {words}"
 
 

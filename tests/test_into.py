@@ -802,6 +802,25 @@ def test_a_layer_goes_to_its_own_name_or_where_rename_says(
         same_weights(made, decoder() if label == place else before[label])
 
 
+def test_many_layers_of_other_names_are_told_how_to_say_their_order(tmp_path: Path) -> None:
+    names = [f"gru_{n}" for n in range(10)]
+    stacked = nn.ModuleDict({f"r{n}": nn.GRU(*decoder().weights["forward.kernel.n"].shape[::-1]) for n in range(10)})
+    torch.save(stacked.state_dict(), tmp_path / "ten.pt")
+    sources = tuple(decoder(seed=n, path=name) for n, name in enumerate(names))
+    with pytest.raises(Ambiguous) as caught:
+        put(sources, tmp_path / "ten.pt")
+    headline, first, *_, more, way, ready = caught.value.args[0], *caught.value.details
+    assert first.startswith(f"{headline.split()[0]}: r0 or r1")
+    assert more == "and 2 more layers"
+    assert way.startswith("say which: rename=")
+    pairs = dict(each.split("=") for each in ready.partition(": ")[2].replace("--rename ", "").split())
+    done = put(sources, tmp_path / "ten.pt", rename=pairs)
+    assert [each.target_label for each in done.reports] == [f"r{n}" for n in range(10)]
+    with pytest.raises(Ambiguous) as caught:
+        put(sources[:9], tmp_path / "ten.pt")
+    assert "in their order" not in str(caught.value), "which one is left out is not said by any order"
+
+
 def test_what_is_named_leaves_one_place_for_the_rest(existing: Path) -> None:
     done = put((decoder(seed=40, path="gru.b"), decoder(seed=41, path="x"), encoder(seed=42, path="y")), existing)
     assert [each.target_label for each in done.reports] == ["gru.b", "gru.a", "lstm"]

@@ -223,6 +223,30 @@ def test_without_a_state_dict(model: nn.Module, tmp_path: Path) -> None:
                 lstmbridge.read(path)
 
 
+def test_a_dict_of_tensors_does_not_say_how_sequences_lie_and_a_note_tells(tmp_path: Path) -> None:
+    words = "make {} with batch_first=True, or write .safetensors, which says it"
+    enc, dec = (nn.GRU(5, 7, batch_first=first) for first in (True, False))
+    done = lstmbridge.migrate(enc, path=tmp_path / "a.pt")
+    assert [note.partition(": ")[2] for note in done.notes] == [words.format("the module")]
+    assert not lstmbridge.convert(tmp_path / "a.pt", to="torch").batch_first
+    assert lstmbridge.convert(tmp_path / "a.pt", to="torch", batch_first=True).batch_first
+    both = nn.ModuleDict({"enc": enc, "dec": dec})
+    [note] = lstmbridge.migrate(both, path=tmp_path / "b.pt").notes
+    assert note.endswith(words.format("enc"))
+    five = nn.ModuleDict({f"r{n}": nn.GRU(5, 7, batch_first=True) for n in range(5)})
+    [note] = lstmbridge.migrate(five, path=tmp_path / "d.pt").notes
+    assert note.endswith(words.format("r0, r1, r2 and 2 more"))
+    for silent in (
+        lstmbridge.migrate(dec, path=tmp_path / "c.pt"),
+        lstmbridge.migrate(both, path=tmp_path / "b.safetensors"),
+        lstmbridge.migrate(nn.GRUCell(5, 7), path=tmp_path / "e.pt"),
+        lstmbridge.migrate(enc, path=tmp_path / "f.pt", batch_first=False),
+    ):
+        assert not silent.notes
+    again = lstmbridge.convert(tmp_path / "b.safetensors", to="torch")
+    assert (again.enc.batch_first, again.dec.batch_first) == (True, False)
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "model.", "net.module."])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_prefixes_of_wrappers(prefix: str, suffix: str, model: nn.Module, tmp_path: Path) -> None:

@@ -235,12 +235,18 @@ def test_the_inner_bias_of_a_gru_has_no_twin() -> None:
 # ---- two biases against one
 
 
-def test_migrate_says_what_a_second_bias_means_for_training() -> None:
-    there = migrate(layer(), to="torch").reports[0]
-    said = str(there)
-    assert "their sum twice as far: freeze recurrent_bias, or halve the rate of both" in said
-    back = migrate(layer(bias="dual"), to="keras").reports[0]
-    assert "double its rate, or freeze recurrent_bias in the source" in str(back)
+def test_migrate_says_once_what_a_second_bias_means_for_training() -> None:
+    there = migrate([layer(path=name) for name in "abcde"], to="torch")
+    [note] = there.notes
+    assert note.startswith("in training, two biases move where one did, and their sum twice as far: ")
+    assert note.endswith("freeze recurrent_bias, or halve the rate of both (a, b, c and 2 more)")
+    assert f"note: {note}" in str(there).splitlines()
+    assert {report.notes for report in there.reports} == {("recurrent_bias padded with zeros",)}
+    [note] = migrate(layer(bias="dual"), to="keras").notes
+    assert note.endswith("double its rate, or freeze recurrent_bias in the source")
+    [note] = migrate(layer(bias="none", forget_constant=1.0), to="keras").notes
+    assert note == "in training, a bias moves where none was: freeze it"
+    assert not migrate(layer(bias="dual"), to="torch").notes
 
 
 @pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=["adam", "sgd"])

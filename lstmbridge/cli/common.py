@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lstmbridge.errors import Ambiguous, BridgeError, OptionError, UnknownName
+from lstmbridge.errors import Ambiguous, BridgeError, OptionError, UnknownName, listed
 
 __all__ = ["emit", "exit_code", "left_alone", "refusing", "show_notes", "table", "waiting"]
 
@@ -66,8 +66,7 @@ def show_notes(notes: Sequence[str]) -> None:
 def left_alone(names: Sequence[str]) -> None:
     """How many other weights there are, and the first of them; --json has them all."""
     if names:
-        more = ", ..." if len(names) > _SHOWN else ""
-        click.echo(f"left alone: {len(names)} other weights: {', '.join(names[:_SHOWN])}{more}")
+        click.echo(f"left alone: {len(names)} other weights: {listed(names, _SHOWN)}")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -13,6 +13,7 @@ import click
 
 from lstmbridge.cli.common import refusing
 from lstmbridge.cli.options import PATH, as_json, unsaid, writing
+from lstmbridge.errors import listed
 
 if TYPE_CHECKING:
     from lstmbridge.jobs import Job, Record, Summary
@@ -162,8 +163,7 @@ def _print_changes(changed: Sequence[Record]) -> None:
         for note in dict.fromkeys(note for layer in layers for note in layer.get("notes", ())):
             files.setdefault(note, []).append(record.source)
     for note, names in sorted(files.items(), key=lambda item: -len(item[1]))[:_CHANGES]:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        click.echo(f"       {note}: {', '.join(names[:_NAMED])}{more}")
+        click.echo(f"       {note}: {listed(names, _NAMED)}")
 
 
 def _print(summary: Summary) -> None:

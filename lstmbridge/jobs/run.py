@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lstmbridge.certificate import SUFFIX, load
-from lstmbridge.errors import FileError
+from lstmbridge.errors import FileError, listed
 from lstmbridge.jobs.engine import Engine, WorkerLost
 from lstmbridge.jobs.job import Job
 from lstmbridge.jobs.journal import Journal
@@ -125,8 +125,7 @@ def _left_over(journal: Journal, tasks: Sequence[Task], identity: str) -> Iterat
     stale = [record.destination for record in journal.records() if record.verdict in FINISHED]
     stale = [name for name in stale if name not in current]
     if stale:
-        more = ", ..." if len(stale) > 3 else ""
-        yield f"{len(stale)} outputs of an earlier job belong to no source of this one: {', '.join(stale[:3])}{more}"
+        yield f"{len(stale)} outputs of an earlier job belong to no source of this one: {listed(stale)}"
     others = journal.others(identity)
     if others:
         yield f"{others} files were done with other options or another version of lstmbridge: they are done anew"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from lstmbridge import tensorfile
 from lstmbridge.contract import Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import BridgeError
+from lstmbridge.errors import BridgeError, listed
 from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.torch import archive, exported, infer, script, sharded
 from lstmbridge.frameworks.torch.checkpoint import State, state_dict, unwrapped
 from lstmbridge.frameworks.torch.effective import effective
 from lstmbridge.frameworks.torch.optimizing import state_of
 from lstmbridge.frameworks.torch.patch import put
-from lstmbridge.frameworks.torch.plan import plan
+from lstmbridge.frameworks.torch.plan import Unit, plan
 from lstmbridge.frameworks.torch.saved import entries_by_name, optimizer_dict, optimizer_names, plain
 from lstmbridge.frameworks.torch.zips import Zip
 from lstmbridge.layer import Layer
@@ -120,13 +120,13 @@ def _stale(existing: Path) -> Iterator[str]:
             yield f"{names} holds the state of an optimizer for the weights that were replaced: begin with a new one"
 
 
-def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:
+def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> Sequence[str]:
     """The state dict of the modules that ``live.load`` makes of the file, each under its layer's path.
 
     It loads with ``load_state_dict(strict=True)``: into the module itself where the layer has no path, else into what
     has the module at that path. A ``.safetensors`` file also says, as metadata, what a state dict
     does not (`infer.MARK`), so that nothing need be asked when it is read; a ``.pt`` file is a plain dict of tensors.
-    Each tensor is packed when it is written.
+    Each tensor is packed when it is written. Gives notes on what the file does not say.
     """
     whole = plan(targets, options, named=True)
     arrays = {unit.key(name): array for unit in whole.units for name, array in unit.later().items()}
@@ -134,5 +134,16 @@ def write(targets: Sequence[Fitted], path: Path, options: WriteOptions) -> None:
     arrays |= {unit.key(infer.SPEC_KEY): Later.of(infer.stored_spec(unit)) for unit in own}
     if path.suffix == ".safetensors":
         tensorfile.save(arrays, path, metadata={"format": "pt", infer.MARK: infer.describe(whole)})
-    else:
-        archive.save(arrays, path)
+        return ()
+    archive.save(arrays, path)
+    return tuple(_unsaid(whole.units))
+
+
+def _unsaid(units: Sequence[Unit]) -> Iterator[str]:
+    """A note if modules are not as torch makes them where nothing is said, which a dict of tensors does not tell."""
+    names = [unit.name or "the module" for unit in units if unit.batch_first and unit.kind != "cell"]
+    if names:
+        yield (
+            f"sequences are (batch, time, features), which a dict of tensors does not say: make {listed(names)} with "
+            "batch_first=True, or write .safetensors, which says it"
+        )
