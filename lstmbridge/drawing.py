@@ -17,7 +17,7 @@ from lstmbridge.spec import CELLS
 __all__ = ["SIZES", "Drawn", "Piece", "draw", "layouts"]
 
 #: The sizes by the names that people give them.
-SIZES: Mapping[str, str] = {"input": "i", "hidden": "h", "state": "p"}
+SIZES: Mapping[str, str] = {"input": "i", "hidden": "h", "state": "p", "projection": "p"}
 
 #: Columns of text; pictures that are wider together stand under each other.
 _WIDTH = 100
@@ -91,11 +91,11 @@ class Drawn:
 def layouts(names: Sequence[str | Layout] = (), sizes: Mapping[str, int] | None = None) -> tuple[Drawn, ...]:
     """The layouts of these frameworks, or of all: `name` or ``name.cell``; or a Layout of your own.
 
-    sizes  the value of ``input``, ``hidden`` and ``state`` (the projection's size; `hidden` if it is not said), or of
-           some of them: the others stay letters
+    sizes  the value of ``input``, ``hidden`` and ``projection`` (the size of the state, which `hidden` is if it is not
+           said; or ``state``), or of some of them: the others stay letters
 
     Errors: UnknownName for a framework, cell or size that is none, with the near name; OptionError for a size below 1,
-    and for a state where no LSTM is drawn.
+    and for a projection where no LSTM is drawn.
 
     >>> [drawn.text for drawn in layouts(["torch.rnn"])][0]
     'kernel : (g h) i'
@@ -106,7 +106,7 @@ def layouts(names: Sequence[str | Layout] = (), sizes: Mapping[str, int] | None 
     found = tuple(drawn for name in names or registry.names() for drawn in _of(name, values))
     if "p" in values and not any(drawn.cell == "lstm" for drawn in found):
         cells = " and ".join(dict.fromkeys(drawn.cell for drawn in found))
-        raise OptionError(f"state={values['p']} has no effect on {cells}", "only an LSTM has a state of another size")
+        raise OptionError(f"projection={values['p']} has no effect on {cells}", "only an LSTM has one")
     return found
 
 
@@ -117,6 +117,8 @@ def _checked(sizes: Mapping[str, int]) -> dict[str, int]:
             raise unknown("size", name, SIZES)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"{name} is {value!r}", "expected a whole number of at least 1")
+    if {"state", "projection"} <= set(sizes):
+        raise OptionError("state and projection are two names of one size", "give one of them")
     return {SIZES[name]: value for name, value in sizes.items()}
 
 

@@ -207,10 +207,17 @@ def _framework(spec: Spec, like: str) -> tuple[Scheme, list[_Array]]:
         raise Unsupported(f"{like} draws no initial weights of its own", f"like= one of {', '.join(able)}")
     reason = _not_held(spec, like)
     if reason:
-        raise Unsupported(
-            f"{like} cannot express {reason}: {spec}", "its scheme is for its own layers: change the Spec, or like="
-        )
+        raise Unsupported(f"{like} cannot express {reason}: {spec}", *_instead(spec, like))
     return schemes[spec.cell], list(_arrays_of(room.LAYOUTS[spec.cell], spec))
+
+
+def _instead(spec: Spec, like: str) -> Iterator[str]:
+    """What to do where a framework draws no such layer: the Spec that it does draw, if that has another bias alone."""
+    forms = registry.framework(like).layout.HOLDS.biases(spec)
+    own = next((form for form in forms if _not_held(spec.replace(bias=form), like) is None), None)
+    yield f"its own has bias={own!r}: spec.replace(bias={own!r})" if own else (
+        "its scheme is for its own layers: change the Spec, or like="
+    )
 
 
 def _not_held(spec: Spec, like: str) -> str | None:

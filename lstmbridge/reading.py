@@ -58,7 +58,7 @@ def read_file(path: Path, options: ReadOptions) -> Reading:
         raise FileError(f"{path}: no such file", f"in {path.parent.resolve()}")
     framework = registry.of_file(path)
     if path.is_file() and path.stat().st_size == 0:
-        raise FileError(f"{path} is empty", f"expected a {framework.name} file")
+        raise FileError(f"{path} is empty", f"expected a file of {framework.name}")
     try:
         return framework.files.read(path, options)
     except BridgeError as error:

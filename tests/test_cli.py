@@ -233,7 +233,7 @@ def test_layouts_with_sizes_have_slices_in_numbers() -> None:
         ("hidden=3,hidden=4", "hidden is given twice"),
         ("hidden=0", "hidden is 0"),
         ("units=3", "unknown size 'units'"),
-        ("hidden=4,state=3", "state=3 has no effect on gru"),
+        ("hidden=4,state=3", "projection=3 has no effect on gru"),
     ],
 )
 def test_sizes_that_are_none_are_a_usage_error(sizes: str, message: str) -> None:

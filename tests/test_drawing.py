@@ -238,7 +238,10 @@ def test_sizes_that_are_none() -> None:
 
 
 def test_a_state_of_its_own_needs_an_lstm() -> None:
-    with pytest.raises(OptionError, match=r"state=3 has no effect on gru and rnn\n  only an LSTM"):
+    with pytest.raises(OptionError, match=r"projection=3 has no effect on gru and rnn\n  only an LSTM"):
         layouts(["keras.gru", "torch.rnn"], {"state": 3})
+    with pytest.raises(OptionError, match="state and projection are two names of one size"):
+        layouts(["keras"], {"state": 3, "projection": 3})
+    assert layouts(["torch.lstm"], {"projection": 3}) == layouts(["torch.lstm"], {"state": 3})
     gru = [each for each in layouts(["tf1"], {"hidden": 11, "state": 3}) if each.cell == "gru"]
     assert gru[0].pieces[-1].slice == "[i:i+11, 11:22]", "a GRU's state is as large as hidden"

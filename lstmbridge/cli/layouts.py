@@ -13,7 +13,7 @@ __all__ = ["command"]
 
 @click.command("layouts", short_help="Draw how frameworks store their weights.")
 @click.argument("names", nargs=-1, metavar="[NAME ...]")
-@click.option("--sizes", metavar="input=I,hidden=H[,state=P]", help="Slices in numbers: of arrays of these sizes.")
+@click.option("--sizes", metavar="input=I,hidden=H[,projection=P]", help="Slices in numbers: of arrays of these sizes.")
 @as_json
 @refusing
 def command(names: tuple[str, ...], sizes: str | None, as_json: bool) -> None:

@@ -162,7 +162,8 @@ def explained(path: Path, kind: str) -> Iterator[None]:
 
 @contextmanager
 def open_store(path: Path) -> Iterator[Store]:
-    """An HDF5 file. Errors: FileError."""
+    """An HDF5 file. Errors: FileError; one that begins as a zip archive, and so is none, has lost its end."""
+    _expect_no_archive(path)
     with explained(path, "HDF5 file"), ExitStack() as stack:
         expect_sound(stack.enter_context(path.open("rb")), path.name)
         file = stack.enter_context(h5py.File(path, "r"))
@@ -290,3 +291,10 @@ def _check_lists(node: Mapping[str, Any], where: str) -> None:
         )
     for each in inner:
         _check_lists(each, where)
+
+
+def _expect_no_archive(path: Path) -> None:
+    with explained(path, "file"), path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04":
+        raise FileError(f"{path}: not a readable .keras file: truncated", "found: a zip archive without its end")

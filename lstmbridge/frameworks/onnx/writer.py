@@ -150,7 +150,7 @@ class _Builder:
         """Adds one layer: its initializers, its node, what comes before it and after it."""
         spec, label = layer.spec, layer.label
         if layer.dtype == "bfloat16" and self.options.opset < 22:
-            raise Unsupported(f"onnx has no bfloat16 {spec.cell.upper()} in opset {self.options.opset} ({label!r})",
+            raise Unsupported(f"onnx has no bfloat16 {spec.cell.upper()} in opset {self.options.opset}{_named(label)}",
                               "expected opset 22 or above: opset=22 (--opset 22), or another dtype=")  # fmt: skip
         reads, root = self.sequences[self.before[label]] if label in self.before else ("", label)
         prefix = "" if self.one_chain else f"{root}."
@@ -241,7 +241,7 @@ class _Builder:
         """The outputs of a reverse layer, last step first, called `flipped`."""
         if self.options.opset < _FLIP_FROM:
             raise Unsupported(
-                f"onnx cannot express outputs as processed in opset {self.options.opset} ({layer.label!r})",
+                f"onnx cannot express outputs as processed in opset {self.options.opset}{_named(layer.label)}",
                 f"expected opset {_FLIP_FROM} or above, whose Slice has steps: opset={_FLIP_FROM}",
                 'give it up, changing outputs: allow={"forward time"}',
             )
@@ -335,3 +335,8 @@ def _set_list(attribute: Proto, values: list[Value], kind: Any) -> None:
     else:
         attribute.floats.extend(values)
         attribute.type = kind.FLOATS
+
+
+def _named(label: str) -> str:
+    """A layer's name, in brackets, behind what is said of it; nothing for one without."""
+    return f" ({label!r})" if label else ""
