@@ -58,7 +58,8 @@ def _parts(given: argparse.Namespace) -> Iterator[tuple[str, str, Sequence[str]]
                 yield title, backend, words
         return
     full = ["--full", str(given.full)] if given.full else []
-    yield "Keras on tensorflow, torch, onnxruntime", "tensorflow", ["--require", "keras,torch,onnx", *full, str(HERE)]
+    whole = ["--require", "keras,torch,onnx", "--ignore", str(HERE / "test_backends.py"), *full, str(HERE)]
+    yield "Keras on tensorflow, torch, onnxruntime", "tensorflow", whole  # the other backends come next, with all cases
     for backend in ("torch", "jax"):
         words = ["--require", "keras,torch,onnx", "-m", "not slow", *grid]
         yield f"Keras on {backend}", backend, words

@@ -122,7 +122,8 @@ class OptimizerState:
         always = ("beta_1", "beta_2", "rho", "epsilon")
         shown = {name: value for name, value in self.settings.items() if name in always or value != default[name]}
         words = [name if value is True else f"{name} {value:g}" for name, value in shown.items()]
-        return f"{', '.join([f'{self.kind}: rate {self.learning_rate:g}', *words])}, after {self.step} step{'s' * (self.step != 1)}"
+        steps = f"after {self.step} step{'s' * (self.step != 1)}"
+        return ", ".join([f"{self.kind}: rate {self.learning_rate:g}", *words, steps])
 
     def replace(self, **changes: Any) -> OptimizerState:
         """This state with some fields changed, checked anew."""

@@ -262,7 +262,7 @@ def _histogram(axes: Any, sheet: Sheet, *, part: str) -> None:
     _gate_rows(axes, list(counts), above=0.95, below=0.08)
     axes.set_title(f"{part.replace('_', ' ')}: numbers by size", loc="left")
     total = max(int(each.sum()) for each in counts.values()) or 1
-    axes.set_xlabel(f"w (the tallest bin has {tallest:,} of {total:,})")
+    axes.set_xlabel(f"weight (the tallest bin has {tallest:,} of {total:,})")
 
 
 def _gate_rows(axes: Any, gates: Sequence[str], *, above: float, below: float) -> None:
@@ -346,7 +346,11 @@ def _forget(axes: Any, sheet: Sheet) -> None:
     constant = sheet.spec.forget_constant
     low, high = _reach([*values, 0.0, constant])
     bins = int(np.clip(math.sqrt(values.size) * 2, 10, 48))
-    axes.hist(values, bins=np.linspace(low, high, bins + 1), color=GATES["f"], alpha=0.8)
+    edges = np.linspace(low, high, bins + 1)
+    if values.size and np.ptp(values) == 0:  # one bin, with the number that all units have in its middle
+        half = (high - low) / bins / 2
+        edges = np.array([values[0] - half, values[0] + half])
+    axes.hist(values, bins=edges, color=GATES["f"], alpha=0.8)
     axes.axvline(0, color=LINE, linewidth=0.8, zorder=0)
     if constant:
         axes.axvline(constant, color=INK, linewidth=1, linestyle=(0, (4, 2)), label="constant")
@@ -354,7 +358,8 @@ def _forget(axes: Any, sheet: Sheet) -> None:
     _sized(axes.xaxis)
     axes.yaxis.set_major_locator(_whole(4))
     axes.set_title("forget bias: units by size", loc="left")
-    words = [f"mean {values.mean():.3g}"] if values.size else []
+    alike = "all" if values.size and np.ptp(values) == 0 else "mean"
+    words = [f"{alike} {values.mean():.3g}"] if values.size else []
     words += [f"dashed: {constant:+g} that is added at run time"] if constant else []
     axes.set_xlabel("; ".join(words) + _left_out([sheet.forget]))
 
