@@ -30,6 +30,9 @@ __all__ = ["Source", "State", "States", "expect_mid_sequence", "layers_of"]
 
 _MARK = "lstmbridge.states"
 
+#: The activation that bounds what a cell gives.
+_GIVES = {"lstm": "output", "gru": "candidate", "rnn": "candidate"}
+
 #: Layers; or an object or path that has some.
 Source = Any
 
@@ -105,7 +108,15 @@ class State:
             for part, axes, array in (("h", "dbp", self.h), ("c", "dbh", self.c))
             if array is not None
         ]
-        return f"{self.label or 'layer'}: {self.spec.cell}: {', '.join(parts)}, {self.dtype}"
+        return f"{self.label or 'layer'}: {self.spec.cell}: {', '.join(parts)}, {self.dtype}{self._doubt()}"
+
+    def _doubt(self) -> str:
+        """What to ask where h is larger than what the layer can give."""
+        bounded = all(self.spec.activation(_GIVES[self.spec.cell], d).name == "tanh" for d in self.spec.directions)
+        if not bounded or self.spec.projection_size is not None or float(np.abs(_wide(self.h)).max(initial=0.0)) <= 1:
+            return ""
+        swapped = "; are h and c exchanged?" if self.spec.cell == "lstm" else ""
+        return f"; h is beyond 1, and tanh gives no more{swapped}"
 
     @classmethod
     def at(cls, layer: Layer | State, arrays: Mapping[str, Array]) -> State:

@@ -583,10 +583,21 @@ def test_canonical_arrays_that_do_not_fit() -> None:
 def test_states_say_what_they_are() -> None:
     states = numbered(chain(spec(), spec("gru", hidden_size=7)), batch=2)
     assert str(states).splitlines() == [
-        "a: lstm: h d b p = (1, 2, 11) within 22, c d b h = (1, 2, 11) within 44, float32",
-        "b: gru: h d b p = (1, 2, 7) within 58, float32",
+        "a: lstm: h d b p = (1, 2, 11) within 22, c d b h = (1, 2, 11) within 44, float32"
+        "; h is beyond 1, and tanh gives no more; are h and c exchanged?",
+        "b: gru: h d b p = (1, 2, 7) within 58, float32; h is beyond 1, and tanh gives no more",
     ]
     assert repr(states) == "<States of a, b, batch 2>"
+
+
+def test_states_that_no_layer_can_have_given_are_doubted() -> None:
+    one = layer(dtype="float32")
+    _, (h, c) = convert(one, to="torch")(3 * torch.ones(60, BATCH, 5))
+    c = 2.5 * c / c.abs().max()
+    assert "exchanged" not in str(read_states((h, c), one))
+    assert "are h and c exchanged?" in str(read_states((c, h), one))
+    for able in (layer(**PROJECTED), layer(activations=("sigmoid", "tanh", "relu"))):
+        assert "exchanged" not in str(numbered([able])), "these give more than 1"
 
 
 def test_states_are_the_same_where_every_bit_is() -> None:
