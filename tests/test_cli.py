@@ -14,6 +14,8 @@ from helpers import HIDDEN, layer
 from lstmbridge import convert, read
 from lstmbridge.cli import COMMANDS, main
 from lstmbridge.cli.common import waiting
+from lstmbridge.cli.migrate import _Rate
+from lstmbridge.jobs.work import Record
 
 
 def call(*words: object) -> Result:
@@ -247,6 +249,15 @@ def test_an_error_has_one_clear_line_first(tmp_path: Path) -> None:
     found = call("inspect", tmp_path / "x.npz")
     assert found.exit_code == 1
     assert found.output.splitlines()[0] == f"error: {tmp_path / 'x.npz'}: not a readable .npz file"
+
+
+def test_the_rate_of_a_job_counts_neither_the_start_nor_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 30.0, 30.5, 31.0, 32.0])
+    monkeypatch.setattr("lstmbridge.cli.migrate.time.monotonic", lambda: next(clock))
+    rate = _Rate()
+    verdicts = ("skipped", "done", "skipped", "done", "refused")
+    rates = [rate.after(Record(source="a", destination="b", verdict=verdict)) for verdict in verdicts]
+    assert rates == [0.0, 0.0, 0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(1.4, True), (0.0, False)])

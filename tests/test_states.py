@@ -582,10 +582,10 @@ def test_canonical_arrays_that_do_not_fit() -> None:
 
 def test_states_say_what_they_are() -> None:
     states = numbered(chain(spec(), spec("gru", hidden_size=7)), batch=2)
+    doubt, swapped = "; h is beyond 1, and tanh gives no more", "; are h and c exchanged?"
     assert str(states).splitlines() == [
-        "a: lstm: h d b p = (1, 2, 11) within 22, c d b h = (1, 2, 11) within 44, float32"
-        "; h is beyond 1, and tanh gives no more; are h and c exchanged?",
-        "b: gru: h d b p = (1, 2, 7) within 58, float32; h is beyond 1, and tanh gives no more",
+        f"a: lstm: h d b p = (1, 2, 11) within 22, c d b h = (1, 2, 11) within 44, float32{doubt}{swapped}",
+        f"b: gru: h d b p = (1, 2, 7) within 58, float32{doubt}",
     ]
     assert repr(states) == "<States of a, b, batch 2>"
 

@@ -112,15 +112,14 @@ def _bar(job: Job) -> Iterator[Watch]:
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"migrating to {job.to}", total=None, rate="")
-        begun, bad, already = time.monotonic(), 0, 0
+        rate, bad = _Rate(), 0
 
         def watch(record: Record, done: int, total: int) -> None:
-            nonlocal bad, already
-            already += record.verdict == "skipped"
+            nonlocal bad
             bad += record.verdict in ("refused", "unreadable", "disagreed", "unwritten")
-            rate = (done - already) / max(time.monotonic() - begun, 1e-3)
-            trouble = f", {bad} without output" if bad else ""
-            progress.update(task, completed=done, total=total, rate=f"{rate:.1f} files/s{trouble}")
+            now = rate.after(record)
+            words = [*([f"{now:.1f} files/s"] if now else []), *([f"{bad} without output"] if bad else [])]
+            progress.update(task, completed=done, total=total, rate=", ".join(words))
 
         yield watch
 
@@ -129,14 +128,29 @@ class _Now:
     """For a log: a line every ten seconds, and none for a job that is shorter."""
 
     def __init__(self) -> None:
-        self.begun = self.last = time.monotonic()
+        self.last, self.rate = time.monotonic(), _Rate()
 
     def __call__(self, record: Record, done: int, total: int) -> None:
-        now = time.monotonic()
+        now, rate = time.monotonic(), self.rate.after(record)
         if now - self.last >= 10:
             self.last = now
-            rate = done / (now - self.begun)
-            click.echo(f"{done} of {total} files, {rate:.1f} files/s, {(total - done) / rate:.0f} s left", err=True)
+            left = f", {rate:.1f} files/s, {(total - done) / rate:.0f} s left" if rate else ""
+            click.echo(f"{done} of {total} files{left}", err=True)
+
+
+class _Rate:
+    """Files a second since the first was made: neither the start of the workers counts, nor what was done before."""
+
+    def __init__(self) -> None:
+        self.begun, self.made = 0.0, -1
+
+    def after(self, record: Record) -> float:
+        """The rate, this file counted; 0.0 until there are two."""
+        now = time.monotonic()
+        if record.verdict != "skipped":
+            self.made += 1
+            self.begun = self.begun or now
+        return self.made / max(now - self.begun, 1e-3) if self.made > 0 else 0.0
 
 
 def _print_check(checked: Sequence[Record]) -> None:
