@@ -116,7 +116,7 @@ def train(
 ) -> list[float]:
     """One step for each batch (x, target) on the mean squared error of the outputs; the losses before each step.
 
-    x (b, t, i) and target (b, t, f); the layers are run one after another, in evaluation mode.
+    x (b, t, i) and target (b, t, f); the layers are run one after another.
     """
     losses = []
     like = next(obj.parameters())
