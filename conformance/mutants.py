@@ -487,10 +487,10 @@ def _fits() -> Iterator[Mutant]:
     own = (tried("lstm", "forget-constant+peepholes", "torch"),)
     yield new("b_hn is dropped", packed(_dropped), *gru)
     yield new("b_hn is merged into b_in", packed(_merged_inside), *gru)
-    yield new("of two biases that are merged the second is dropped", wrapped(f"{fit}._resummed", _first_only), *dual)
+    yield new("of two biases that are merged the second is dropped", wrapped(f"{fit}.resummed", _first_only), *dual)
     yield new("a missing bias is ones", after("lstmbridge.arrays.zeros_like", lambda a: a + 1), *single)
-    yield new("a missing bias is the other one again", wrapped(f"{fit}._resummed", _padded_with(1.0)), *single)
-    yield new("one bias is shared out between two", wrapped(f"{fit}._resummed", _padded_with(0.5)), *single)
+    yield new("a missing bias is the other one again", wrapped(f"{fit}.resummed", _padded_with(1.0)), *single)
+    yield new("one bias is shared out between two", wrapped(f"{fit}.resummed", _padded_with(0.5)), *single)
     for words, gate, factor in (
         ("is lost", "f", 0.0),
         ("is added twice", "f", 2.0),

@@ -57,8 +57,8 @@ SAID = {
         """,
     ("b_hn is merged into b_in", "forward"): """
         check_forward: gates and torch disagree
-          layer y: 154 of 154 numbers differ, the most at ... by ... (allowed 2e-06): torch is the odd one out
-          layer h: 22 of 22 numbers differ, the most at ... by ... (allowed 2e-06): torch is the odd one out
+          layer y: 154 of 154 numbers differ, the most at ... by ... (allowed 2e-06): other weights or settings
+          layer h: 22 of 22 numbers differ, the most at ... by ... (allowed 2e-06): other weights or settings
           layer: each side computes what its own weights and settings say; those differ (lstmbridge diff)
           torch would agree, if recurrent_bias.n is merged into bias.n
         """,

@@ -78,6 +78,9 @@ class Row:
     a_b, a_reference, b_reference: the three pairs of witnesses
     allowed: `TOLERANCE`, or `ROUNDING` times what the equations lose in this dtype on these sequences, if that is more
     ulp: the distance of neighbouring numbers of this dtype at the largest |number| of the reference
+    unlike: each side agrees with the equations of its own weights and settings, and these are not the same
+
+    The reference computes with the weights of a.
     """
 
     layer: str
@@ -87,6 +90,7 @@ class Row:
     b_reference: Difference
     allowed: float
     ulp: float = math.nan
+    unlike: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -95,9 +99,15 @@ class Row:
         return all(pair.compared > 0 and pair.largest <= self.allowed for pair in pairs)
 
     def verdict(self, a: str, b: str) -> str:
-        """In words: agrees, or which of the three is the odd one out."""
+        """In words: agrees, or which of the three is the odd one out; or that nobody is."""
         if self.agrees:
             return "agrees"
+        if self.unlike:
+            return "other weights or settings"
+        return self.odd(a, b)
+
+    def odd(self, a: str, b: str) -> str:
+        """Which of the three is the odd one out, taking the weights of a to be meant."""
         if self.a_b.compared == 0:
             return "nothing to compare: all is NaN"
         close = {
@@ -216,6 +226,9 @@ def check(
     progress called as (what, done, total) on the way
     options  the fields of `ReadOptions`; config, layout and cell are about `a` alone
 
+    The reference computes with the weights of `a`. Where `b` does what its own weights and settings say, and these are
+    others, neither is blamed: the verdict is "other weights or settings", and `diff` lists the weights.
+
     Each part that both sides can run as a whole is run as a whole; the next one reads fresh sequences of its own size,
     so differences do not add up. Errors: LayoutError if the layers do not pair up.
 
@@ -247,21 +260,24 @@ def check(
             rounded = _reference(mine, given, dtype)
         ran = (left.run(start, stop, given), right.run(start, stop, given))
         found = list(_compare(*ran, truth, rounded, mine, _Rule(tolerance or dtype, dtype, rounding)))
-        if not all(row.agrees for row in found):
-            differing += _other_weights(found, ran[1], right.layers[start:stop], given)
+        if not all(row.agrees for row in found) and _other_weights(found, ran[1], right.layers[start:stop], given):
+            found = [replace(row, unlike=True) for row in found]
+            names = ", ".join(dict.fromkeys(row.layer or "layer" for row in found))
+            differing.append(f"{names}: each side computes what its own weights and settings say{_LISTED}")
         rows += found
     a_name, b_name = (left.who, right.who) if left.who != right.who else (f"{left.who} a", f"{right.who} b")
     return Agreement(a_name, b_name, tuple(rows), (*left.notes, *right.notes, *differing))
 
 
-def _other_weights(rows: Sequence[Row], ran: Outputs, layers: Sequence[Layer], given: _Given) -> Iterator[str]:
-    """A note where nobody runs anything wrong: a side agrees with the equations of its own weights, as the other with
-    the reference."""
+_LISTED = "; those differ (lstmbridge diff)"
+
+
+def _other_weights(rows: Sequence[Row], ran: Outputs, layers: Sequence[Layer], given: _Given) -> bool:
+    """Whether nobody runs anything wrong: a side agrees with the equations of its own weights, as the other with the
+    reference."""
     pairs = zip(rows, _outputs(ran, layers), _outputs(_reference(layers, given), layers), strict=True)
     gaps = [(row, Difference.of(np.asarray(mine[2]), np.asarray(own[2]), row.allowed)) for row, mine, own in pairs]
-    if all(max(row.a_reference.largest, gap.largest) <= row.allowed and gap.compared > 0 for row, gap in gaps):
-        names = ", ".join(dict.fromkeys(row.layer or "layer" for row in rows))
-        yield f"{names}: each side computes what its own weights and settings say; those differ (lstmbridge diff)"
+    return all(max(row.a_reference.largest, gap.largest) <= row.allowed and gap.compared > 0 for row, gap in gaps)
 
 
 def _steps(batch: int, time: int, lengths: Sequence[int] | None, mask: npt.ArrayLike | None) -> _Steps:

@@ -197,6 +197,7 @@ class TrainingRoom(Protocol):
     build   a new optimizer of the object's trainable parameters with that state (its slots are for these `layers`),
             and notes
     freeze  the second bias of every layer that has two is no longer trained; gives the parameters' names
+    frozen  the labels of the layers whose second bias is not trained; may be missing
     train   one step for each batch (x, target) on the mean squared error of the outputs; the losses
     load    the state in a file of this framework
     """

@@ -200,8 +200,15 @@ def uniform(limit: float | None = None) -> Initializer:
     return Initializer(_called("uniform", limit=(limit, None)), fill)
 
 
+def _expect_deviation(std: float) -> None:
+    """Errors: OptionError for what is no standard deviation."""
+    if not 0 <= std < math.inf:
+        raise OptionError(f"std is {std!r}", "expected a standard deviation, a number from 0 on")
+
+
 def normal(std: float) -> Initializer:
-    """Normal around zero with that standard deviation."""
+    """Normal around zero with that standard deviation. Errors: OptionError for a negative one."""
+    _expect_deviation(std)
     return Initializer(f"normal({std:g})", lambda rng, extent: _normal(rng, extent.shape, std))
 
 
@@ -215,6 +222,7 @@ def truncated_normal(std: float, *, corrected: bool = False) -> Initializer:
     >>> bool(abs(drawn).max() < 1.0), round(float(drawn.std()) / 0.5, 2)
     (True, 0.88)
     """
+    _expect_deviation(std)
     wide = std / TRUNCATED_STD if corrected else std
 
     def fill(rng: Generator, extent: Extent) -> Float:

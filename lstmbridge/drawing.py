@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from lstmbridge import registry
 from lstmbridge.errors import OptionError, unknown
+from lstmbridge.fit import Holds
 from lstmbridge.notation import Block, Cut, Layout
-from lstmbridge.spec import CELLS
+from lstmbridge.spec import CELLS, Spec
 
 __all__ = ["SIZES", "Drawn", "Piece", "draw", "layouts"]
 
@@ -54,6 +55,7 @@ class Drawn:
     axes    each axis that is cut, and its blocks: what stands there, from where to where
     pieces  every block with its slice, in the order of the array
     legend  what the names' indices are, and what else holds for all arrays of the layout
+    module  ``faithful`` for an array that the framework's own layer does not have, and the project's own module does
     """
 
     framework: str
@@ -65,6 +67,7 @@ class Drawn:
     pieces: tuple[Piece, ...]
     legend: tuple[str, ...]
     source: str
+    module: str = "stock"
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -85,6 +88,7 @@ class Drawn:
             ],
             "legend": list(self.legend),
             "source": self.source,
+            "module": self.module,
         }
 
 
@@ -131,7 +135,25 @@ def _of(name: str | Layout, sizes: Mapping[str, int]) -> Iterator[Drawn]:
     if cell and cell not in room.LAYOUTS:
         raise unknown("layout", name, [f"{framework}.{each}" for each in room.LAYOUTS])
     for each in [cell] if cell else [c for c in CELLS if c in room.LAYOUTS]:
-        yield from _arrays(room.LAYOUTS[each], framework, sizes)
+        for drawn in _arrays(room.LAYOUTS[each], framework, sizes):
+            held = not hasattr(room, "FAITHFUL") or _is_held(drawn, room.HOLDS)
+            yield drawn if held else replace(drawn, module="faithful")
+
+
+def _is_held(drawn: Drawn, holds: Holds) -> bool:
+    """Whether a framework's own layers have such an array."""
+    parts = {piece.part for piece in drawn.pieces}
+    needed = {feature for part, feature in _NEEDS.items() if part in parts}
+    specs = [Spec(cell=drawn.cell, input_size=1, hidden_size=1, reset_after=after) for after in _RESETS[drawn.cell]]
+    two = "recurrent_bias" not in parts or any("dual" in holds.biases(spec) for spec in specs)
+    return needed <= holds.features and two
+
+
+#: The forms of each cell on which its biases may depend.
+_RESETS = {"lstm": (True,), "gru": (True, False), "rnn": (True,)}
+
+#: The features of the parts that not every layer has.
+_NEEDS = {"peephole": "peepholes", "projection": "projection"}
 
 
 def _arrays(layout: Layout, framework: str, sizes: Mapping[str, int]) -> Iterator[Drawn]:
@@ -206,7 +228,8 @@ def draw(drawn: Sequence[Drawn]) -> str:
         lines += [f"  {each}" for each in first.legend]
         for each in (first, *others):
             shape = f"({', '.join(each.shape)}{',' * (len(each.shape) == 1)})"
-            lines += ["", f"  {each.key}  {shape}  {each.text}", *(f"    {line}" for line in _picture(each))]
+            whose = "  (faithful module only)" if each.module == "faithful" else ""
+            lines += ["", f"  {each.key}  {shape}  {each.text}{whose}", *(f"    {line}" for line in _picture(each))]
     return "\n".join(line.rstrip() for line in lines)
 
 

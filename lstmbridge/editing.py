@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +11,8 @@ from lstmbridge import arrays as xp
 from lstmbridge import registry
 from lstmbridge.choosing import select
 from lstmbridge.contract import ReadOptions
-from lstmbridge.errors import LayoutError, unknown
-from lstmbridge.layer import Array, Layer, dtype_name
+from lstmbridge.errors import LayoutError, OptionError, UnknownName, unknown
+from lstmbridge.layer import ALSO_CALLED, Array, Layer, dtype_name
 
 __all__ = ["edit"]
 
@@ -36,23 +37,50 @@ def edit(obj: Any, layer: str | None = None, *, cast: bool = False) -> Iterator[
     >>> live["forward.kernel.n"].item()
     5.0
     """
+    if isinstance(obj, str | os.PathLike):
+        raise OptionError(f"{obj} is a path", "edit changes live objects; a file: read it, replace weights, write")
     live = registry.of_object(obj).live
     reading = live.read(obj, ReadOptions())
+    if not reading.layers:
+        raise LayoutError(f"no recurrent layer in this {type(obj).__name__}", "expected an LSTM, GRU or RNN")
     if layer is None and len(reading.layers) != 1:
         names = ", ".join(each.label for each in reading.layers)
         raise LayoutError(f"{len(reading.layers)} recurrent layers", f"say which: layer= one of {names}")
     found = select(reading.layers, () if layer is None else (layer,))[0]
+    _expect_writable(obj, found)
     before = {name: _editable(array) for name, array in found.weights.items()}
     gates = _Gates(before)
     yield gates
     live.assign(obj, [found.replace(weights={name: _taken(found, before, name, gates[name], cast) for name in gates})])
 
 
+def _expect_writable(obj: Any, layer: Layer) -> None:
+    """Errors: LayoutError for a Layer whose arrays nobody can write, such as those of a file."""
+    own = registry.of_object(obj).name == "gates"
+    fixed = [n for n, each in layer.weights.items() if own and xp.kind(each) == "numpy" and not each.flags.writeable]
+    if fixed:
+        raise LayoutError(
+            f"{layer.label or 'the layer'}: {fixed[0]} cannot be written: it is a view on a file",
+            "take a copy first: layers = lstmbridge.convert(path, to='gates')",
+        )
+
+
 class _Gates(dict[str, Array]):
     """The arrays of one layer by name, which knows what to say of a name that is not there."""
 
     def __missing__(self, name: str) -> Array:
-        raise unknown("weight", name, self)
+        raise _no_weight(name, self)
+
+
+def _no_weight(name: str, known: Mapping[str, Array]) -> UnknownName:
+    """The error for a name that is none; a gate is never guessed."""
+    part, _, gate = name.rpartition(".")
+    gates = [each.removeprefix(f"{part}.") for each in known if each.startswith(f"{part}.")]
+    if not part or not gates:
+        return unknown("weight", name, known)
+    called = ALSO_CALLED.get(gate)
+    hint = f"it is called {called!r} here (cell candidate)" if called in gates else f"its gates are {' '.join(gates)}"
+    return UnknownName(f"unknown weight {name!r}: {part} has no gate {gate!r}", hint)
 
 
 def _editable(array: Array) -> Array:

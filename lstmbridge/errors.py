@@ -99,7 +99,8 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UnknownName:
     """
     known = sorted(choices)
     lower = {choice.lower(): choice for choice in known}
-    near = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    near = [each for each in lower if each.endswith(f".{name}".lower())]  # the end of a dotted name
+    near = near or get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
     hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {', '.join(known) or 'none'}"
     return UnknownName(f"unknown {kind} {name!r}", hint)
 

@@ -30,6 +30,7 @@ __all__ = [
     "fit",
     "only",
     "refusals",
+    "resummed",
     "terms",
     "trained_on",
 ]
@@ -265,13 +266,13 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
     constant = layer.spec.forget_constant if _CONSTANT not in holds.features else 0.0
     need_bias = constant != 0 and layer.spec.bias == "none"
     if layer.spec.bias == "dual" and "dual" not in forms:
-        layer = _resummed(layer, "single")
+        layer = resummed(layer, "single")
         changed |= {name for name in layer if ".bias." in name}
         notes.append("bias + recurrent_bias merged into one")
     elif layer.spec.bias not in forms or need_bias:
         before = layer.spec.bias
         form = "single" if before == "none" and "single" in forms else "dual"
-        layer = _resummed(layer, form)
+        layer = resummed(layer, form)
         notes.append(f"{'recurrent_bias' if before == 'single' else 'bias'} padded with zeros")
     if constant:
         layer = _fold(layer, constant)
@@ -283,10 +284,10 @@ def _fit_bias(layer: Layer, holds: Holds) -> tuple[Layer, set[str], list[str]]:
 #: What another bias form means for training. Two biases that are only ever added each receive the whole gradient of
 #: their sum.
 _TRAINED_ON = {
-    ("single", "dual"): "two biases move where one did, and their sum twice as far: freeze recurrent_bias, or halve "
-    "the rate of both",
-    ("dual", "single"): "one bias moves where two did, and half as far as their sum: double its rate, or freeze "
-    "recurrent_bias in the source",
+    ("single", "dual"): "two biases move where one did, and their sum twice as far: freeze recurrent_bias "
+    "(lstmbridge.training.freeze_second_bias), or halve the rate of both",
+    ("dual", "single"): "one bias moves where two did, and half as far as their sum: to compare runs, freeze "
+    "recurrent_bias in the source from the start",
     ("none", "single"): "a bias moves where none was: freeze it",
     ("none", "dual"): "biases move where none were: freeze them",
 }
@@ -334,7 +335,7 @@ def adjoint(gradients: Mapping[str, Array], before: Spec, after: Spec) -> dict[s
     return {name: gradients[sums[name]] for name in before.names() if name in sums}
 
 
-def _resummed(layer: Layer, form: str) -> Layer:
+def resummed(layer: Layer, form: str) -> Layer:
     """The layer with another form of bias, each weight the sum of its `terms`."""
     spec = layer.spec.replace(bias=form)
     weights = {}

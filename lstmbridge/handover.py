@@ -39,7 +39,8 @@ def read_states(
                with the label. Or a model that keeps its states between calls: Keras' stateful layers
     layers     whose states they are: Layers, or an object or path that has some; of a model that keeps states all
                layers that do, where nothing is said
-    framework  whose form it is; may be left out where it fits that of one alone
+    framework  whose form it is; may be left out where it fits that of one alone, and where its arrays are the own
+               tensors of the framework that `layers` are of
     form       which of its forms, by name, where it has several; else the usual one
 
     What is given back owns its memory. Errors: LayoutError for another number of arrays, other shapes or names, with
@@ -63,16 +64,33 @@ def read_states(
     if framework is None:
         if form is not None:
             raise OptionError(f"form={form!r} of no framework", "say whose it is: framework=")
-        return _recognised(value, found)
+        told = _told(value, layers)
+        return _recognised(value, found) if told is None else _in_one_form(value, found, told)
     of = registry.framework(framework)
     forms = _forms(of)
     name = _name(of, forms, form)
     try:
         return _read_form(value, found, of.name, forms[name])
     except LayoutError as error:
-        fitting = [other for other, each in forms.items() if other != name and _fits(value, found, of.name, each)]
-        hints = [f"it fits form={other!r}" for other in fitting]
+        hints = [f"it fits form={other!r}" for other in forms if other != name and _fits(value, found, of.name, other)]
         raise LayoutError(error.headline, *error.details, *hints) from None
+
+
+def _in_one_form(value: Any, layers: Sequence[Layer], name: str) -> States:
+    """The states in the usual form of the framework, or in the only other one that they fit. Errors: LayoutError."""
+    usual, *others = _forms(registry.framework(name))
+    fitting = [] if _fits(value, layers, name, usual) else [each for each in others if _fits(value, layers, name, each)]
+    chosen = fitting[0] if len(fitting) == 1 else usual
+    return _read_form(value, layers, name, _forms(registry.framework(name))[chosen])
+
+
+def _told(value: Any, layers: Source) -> str | None:
+    """The framework whose own tensors and whose own model these are; None if that is not one."""
+    if isinstance(layers, str | os.PathLike | list | tuple | Layer):
+        return None
+    values = value.values() if isinstance(value, Mapping) else [value]
+    owners = {_owner(array) for each in values for _, array in flat(each)}
+    return _owner(layers) if owners == {_owner(layers)} else None
 
 
 def _is_own_form(value: Any) -> bool:
@@ -149,9 +167,9 @@ def _owner(array: Any) -> str:
         return ""
 
 
-def _fits(value: Any, layers: Sequence[Layer], name: str, form: StateForm) -> bool:
+def _fits(value: Any, layers: Sequence[Layer], name: str, form: str) -> bool:
     try:
-        _read_form(value, layers, name, form)
+        _read_form(value, layers, name, _forms(registry.framework(name))[form])
     except LayoutError:
         return False
     return True
@@ -195,7 +213,8 @@ def _who(framework: str, unit: Sequence[Layer]) -> str:
 def _taken_apart(value: Any, units: Sequence[Sequence[Layer]], name: str, form: StateForm) -> list[Any]:
     """What holds the states of each module. Errors: LayoutError."""
     if isinstance(value, Mapping):
-        return _by_label(value, [_label(unit) for unit in units], name)
+        states = {key: each for key, each in value.items() if key not in form.beside}
+        return _by_label(states, [_label(unit) for unit in units], name)
     if len(units) == 1:
         return [value]
     labels = ", ".join(map(_label, units))

@@ -130,6 +130,10 @@ def initial_layer(
     >>> layer["forward.bias.f"].tolist(), layer["forward.bias.g"].tolist()
     ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     """
+    if not isinstance(spec, Spec):
+        raise OptionError(f"spec is {spec!r}", 'expected e.g. Spec(cell="lstm", input_size=5, hidden_size=11)')
+    if forget_bias is not None and not _is_number(forget_bias):
+        raise OptionError(f"forget_bias is a {type(forget_bias).__name__}", 'expected a number; else: bias={"f": ...}')
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     given: dict[str, Given] = {
@@ -289,7 +293,7 @@ def _checked(name: str, value: Any) -> Initializer | Float:
     """An initializer; or an array in float64 of memory of its own. Errors: OptionError for anything else."""
     if isinstance(value, Initializer):
         return value
-    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+    if _is_number(value):
         return constant(float(value))
     called = getattr(value, "__name__", "")
     if called in __all__:
@@ -300,6 +304,10 @@ def _checked(name: str, value: Any) -> Initializer | Float:
         return np.array(xp.host(value) if hasattr(value, "dtype") else value, np.float64)
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     raise OptionError(f"{name} is a {kind}", "expected an initializer of lstmbridge.initializers, a number or an array")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _forget_bias(spec: Spec, value: float | None, bias: Given, like: str | None) -> dict[str, Initializer | Float]:

@@ -11,12 +11,13 @@ from typing import Any, Protocol, Self
 from lstmbridge.errors import LayoutError, unknown
 from lstmbridge.spec import GATES, Spec
 
-__all__ = ["Array", "Layer", "dtype_name", "label_of", "modules"]
+__all__ = ["ALSO_CALLED", "Array", "Layer", "dtype_name", "label_of", "modules"]
 
 #: An array of any framework; numpy's where nothing else is said.
 Array = Any
 
-_ALSO_CALLED = {"c": "g", "j": "g"}
+#: What other frameworks call the cell candidate of an LSTM.
+ALSO_CALLED = {"c": "g", "j": "g"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -203,8 +204,8 @@ def _check_names(layer: Layer) -> None:
     details += [f"not a weight of {layer.spec}: {', '.join(extra)}"] if extra else []
     for name in extra:
         gate = name.split(".")[-1]
-        if gate in _ALSO_CALLED and layer.spec.cell == "lstm":
-            details.append(f"gate {gate!r} is called {_ALSO_CALLED[gate]!r} here (cell candidate)")
+        if gate in ALSO_CALLED and layer.spec.cell == "lstm":
+            details.append(f"gate {gate!r} is called {ALSO_CALLED[gate]!r} here (cell candidate)")
             break
     raise LayoutError(f"{_who(layer)}: {len(missing)} weights missing, {len(extra)} too many", *details)
 

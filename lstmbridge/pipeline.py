@@ -154,7 +154,7 @@ def migrate(
     """
     reading_options, writing_options = _split_options(options)
     layers, allow = ((each,) if isinstance(each, str) else each for each in (layers, allow))
-    target = _target(to, path) if into is None else _same_format(Path(into), to, path)
+    target = _target(to, path) if into is None else _same_format(_path_of(into), to, path)
     if into is None:
         expect_effect(target, writing_options)
     step = progress or _silent
@@ -319,6 +319,17 @@ def _hand_over(
 
 
 # ---- into an existing file
+
+
+def _path_of(into: Any) -> Path:
+    """The path of an existing file. Errors: OptionError for a live object."""
+    if isinstance(into, str | os.PathLike):
+        return Path(into)
+    raise OptionError(
+        f"into= is a {type(into).__name__}",
+        "expected the path of an existing file",
+        "into a live model: model.rnn = convert(...), or edit(model, layer) and gates.update(layer.weights)",
+    )
 
 
 def _same_format(into: Path, to: str | None, path: str | Path | None) -> registry.Framework:

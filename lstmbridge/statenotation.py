@@ -338,6 +338,10 @@ class StateForm:
         """
         keys = self.layout.keys(specs)
         if isinstance(value, Mapping):
+            twice = [key for key in value if self.outputs.get(key) in value]
+            if twice:
+                here = " and ".join(f"{self.outputs[key]} and {key}" for key in twice)
+                raise LayoutError(f"{who}: {here}", "expected what goes in, or what comes out")
             found = {self.outputs.get(key, key): each for key, each in value.items() if key not in self.beside}
             expect_names(found, keys, who, _said(specs))
             return found

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lstmbridge import arrays as xp
 from lstmbridge import tensorfile
 from lstmbridge.distributions import cut_normal
-from lstmbridge.errors import FileError, LayoutError, Unsupported, unknown
+from lstmbridge.errors import FileError, LayoutError, OptionError, Unsupported, unknown
 from lstmbridge.grammar import expect_names
 from lstmbridge.layer import Array, Layer, dtype_name, label_of
 from lstmbridge.pipeline import DTYPES
@@ -29,9 +29,6 @@ from lstmbridge.statenotation import CANONICAL, names, shape, together
 __all__ = ["Source", "State", "States", "expect_mid_sequence", "layers_of"]
 
 _MARK = "lstmbridge.states"
-
-#: The activation that bounds what a cell gives.
-_GIVES = {"lstm": "output", "gru": "candidate", "rnn": "candidate"}
 
 #: Layers; or an object or path that has some.
 Source = Any
@@ -66,7 +63,8 @@ class State:
                 raise LayoutError(f"{who}: {name} has shape {tuple(array.shape)}", f"expected {expected}")
         dtypes = {dtype_name(array) for array in self.arrays.values()}
         if len(dtypes) > 1 or "float" not in next(iter(dtypes)):
-            raise LayoutError(f"{who}: states of dtype {' and '.join(sorted(dtypes))}", "expected one floating dtype")
+            found = f"{who}: states of dtype {' and '.join(sorted(dtypes))}"
+            raise LayoutError(found, "expected one floating dtype: cast them first")
 
     @property
     def label(self) -> str:
@@ -103,20 +101,21 @@ class State:
         return iter(self.arrays)
 
     def __str__(self) -> str:
+        doubt = self._doubt() if self.spec.cell == "lstm" else ""
         parts = [
             f"{part} {' '.join(axes)} = {tuple(array.shape)} within {float(np.abs(_wide(array)).max(initial=0.0)):.3g}"
             for part, axes, array in (("h", "dbp", self.h), ("c", "dbh", self.c))
             if array is not None
         ]
-        return f"{self.label or 'layer'}: {self.spec.cell}: {', '.join(parts)}, {self.dtype}{self._doubt()}"
+        return f"{self.label or 'layer'}: {self.spec.cell}: {', '.join(parts)}, {self.dtype}{doubt}"
 
     def _doubt(self) -> str:
-        """What to ask where h is larger than what the layer can give."""
-        bounded = all(self.spec.activation(_GIVES[self.spec.cell], d).name == "tanh" for d in self.spec.directions)
-        if not bounded or self.spec.projection_size is not None or float(np.abs(_wide(self.h)).max(initial=0.0)) <= 1:
+        """What to ask where h is larger than an LSTM can have given it."""
+        bounded = all(self.spec.activation("output", d).name == "tanh" for d in self.spec.directions)
+        if not bounded or self.spec.projection_size is not None:
             return ""
-        swapped = "; are h and c exchanged?" if self.spec.cell == "lstm" else ""
-        return f"; h is beyond 1, and tanh gives no more{swapped}"
+        beyond = bool(np.any(np.abs(_wide(self.h)) > 1))
+        return "; h is beyond 1, and tanh gives no more: are h and c exchanged?" if beyond else ""
 
     @classmethod
     def at(cls, layer: Layer | State, arrays: Mapping[str, Array]) -> State:
@@ -189,6 +188,8 @@ class States:
         >>> bool(abs(States.random(layers, batch=1000, scale=0.5)[""]["forward.h"]).max() <= 1.0)
         True
         """
+        if not scale >= 0:
+            raise OptionError(f"scale is {scale!r}", "expected a standard deviation, a number from 0 on")
         rng = np.random.default_rng(seed)
         return cls._drawn(layers, batch, dtype, lambda size: scale * cut_normal(rng, size))
 
@@ -273,7 +274,7 @@ class States:
         found = {layer.label: layer for layer in layers_of(layers)}
         if not set(self.labels) <= set(found) and len(self.labels) != len(found):
             raise LayoutError(
-                f"the states of {len(self.labels)} layers for {len(found)}: {_labels(self.states)}; "
+                f"states of {len(self.labels)} for {len(found)} layers: {_labels(self.states)}; "
                 f"{_labels(tuple(found.values()))}",
                 "expected as many, or the same labels",
             )
@@ -288,7 +289,8 @@ class States:
 
     def in_mid_sequence(self) -> States:
         """Themselves, if they can be those of sequences that go on. Errors: Unsupported for a layer that cannot."""
-        expect_mid_sequence([state.spec for state in self.states])
+        for state in self.states:
+            expect_mid_sequence([state.spec], state.label)
         return self
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
@@ -320,11 +322,12 @@ def _loaded(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> State:
     return State(spec=spec, arrays={name: xp.own(arrays[f"{label}/{name}"]) for name in names(spec)}, **where)
 
 
-def expect_mid_sequence(specs: Iterable[Spec]) -> None:
+def expect_mid_sequence(specs: Iterable[Spec], label: str = "") -> None:
     """Nothing, if layers of these Specs have a state in mid-sequence. Errors: Unsupported for one that has none."""
     for spec in specs:
         if spec.directions != ("forward",):
-            raise Unsupported(f"a {spec} has no state in mid-sequence", "its reverse direction begins at the end")
+            who = f"{label or 'the layer'}: {spec}"
+            raise Unsupported(f"{who}: has no state in mid-sequence", "its reverse direction begins at the end")
 
 
 def _cast(array: Array, dtype: str | None) -> Array:

@@ -112,7 +112,20 @@ def _backward(forward: Layer, reverse: Layer | Fresh | str) -> Layer:
         if reverse != "copy":
             raise OptionError(f"reverse={reverse!r}", 'expected a layer, what makes one, or "copy"')
         return forward
-    return _made(reverse, _alone(forward.spec, "forward"), forward.dtype)
+    return _another(_made(reverse, _alone(forward.spec, "forward"), forward.dtype), forward)
+
+
+def _another(made: Layer, *others: Layer) -> Layer:
+    """A layer that was made. Errors: LayoutError if it was drawn with the seed of another one."""
+    for other in others:
+        names = [n for n in made if n in other.weights and "bias" not in n and np.ptp(xp.host(made[n])) > 0]
+        if names and all(xp.same_bits(made[name], other[name]) for name in names):
+            raise LayoutError(
+                f"what was made has the very same weights as {_who(other)}: drawn with one seed",
+                "another seed=; or one numpy.random.Generator for both",
+                'if that is meant: reverse="copy", or give the layer itself',
+            )
+    return made
 
 
 def _expect_alike(forward: Layer, backward: Layer) -> None:
@@ -185,7 +198,8 @@ def stacked(
     """
     below = _named([layers] if isinstance(layers, Layer) else layers)
     last = below[-1]
-    top = _same_dtype(_top(last, new, features), last, cast)
+    made = _top(last, new, features)
+    top = _same_dtype(made if isinstance(new, Layer) else _another(made, *below), last, cast)
     _expect_reads(top, last)
     placed = top.replace(weights=_own(top), after=last.label, **_place(top, below, path))
     if placed.label in [layer.label for layer in below]:
@@ -195,6 +209,8 @@ def stacked(
 
 def _named(layers: Sequence[Layer]) -> list[Layer]:
     """The layers on memory of their own, each with a name. Errors: LayoutError if there is none."""
+    for each in layers if isinstance(layers, list | tuple) else [layers]:
+        _expect_layer(each)
     if not layers:
         raise LayoutError("no layer to put another on", "expected at least one")
     own = [layer.replace(weights=_own(layer)) for layer in layers]
@@ -317,7 +333,9 @@ def _expect_next(layer: Layer, before: Layer) -> None:
 
 
 def _larger(layer: Layer, hidden_size: int, inputs: int) -> Spec:
-    """The Spec with these sizes. Errors: OptionError for fewer units."""
+    """The Spec with these sizes. Errors: OptionError for fewer units, or no number of them."""
+    if isinstance(hidden_size, bool) or not isinstance(hidden_size, int | np.integer):
+        raise OptionError(f"hidden_size is {hidden_size!r}", "expected one number; of one layer alone: layer=")
     if hidden_size < layer.spec.hidden_size:
         raise OptionError(
             f"hidden_size={hidden_size} for {_who(layer)}, which has {layer.spec.hidden_size}",

@@ -97,7 +97,8 @@ def migrate_optimizer(source: Any, source_model: Any, model: Any, *, cast: bool 
     slots = {to.label: _moved(state.slots.get(one.label, {}), one, to, cast) for one, to in pairs}
     moved = state.replace(layers=layers, slots=slots)
     result, notes = framework.training.build(moved, model, layers)
-    notes = [*_differences(state, framework), *_two_biases(pairs), *notes]
+    frozen = getattr(framework.training, "frozen", lambda model, layers: ())(model, layers)
+    notes = [*_differences(state, framework), *_two_biases(pairs, frozen), *notes]
     return OptimizerMigration(result, moved, (*state.notes, *notes))
 
 
@@ -193,11 +194,11 @@ def _differences(state: OptimizerState, framework: Framework) -> Iterator[str]:
         yield "momentum was made with the learning rate of now; if that changed on the way, the next steps differ"
 
 
-def _two_biases(pairs: Sequence[tuple[Layer, Layer]]) -> Iterator[str]:
-    """What it means that one side has one bias where the other has two, unless the second is frozen."""
+def _two_biases(pairs: Sequence[tuple[Layer, Layer]], frozen: Collection[str]) -> Iterator[str]:
+    """What it means that one side has one bias where the other has two, unless the second is frozen in the target."""
     for one, to in pairs:
         words = trained_on(one.spec.bias, to.spec.bias)
-        if words and "none" not in (one.spec.bias, to.spec.bias):
+        if words and "none" not in (one.spec.bias, to.spec.bias) and to.label not in frozen:
             yield f"{to.label or 'the layer'}: unless one bias is frozen, {words}"
 
 

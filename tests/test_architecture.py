@@ -41,6 +41,7 @@ PICTURE = """
     initializers jobs testing plotting
     surgery
     cli
+    __main__
 """
 ROW = {name: number for number, line in enumerate(PICTURE.split("\n")) for name in line.split()}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import HIDDEN, layer
-from lstmbridge import Layer, check, diff
+from lstmbridge import Layer, check, convert, diff
 from lstmbridge.checking import TOLERANCE, Difference
 from lstmbridge.errors import Disagreement, LayoutError
 from lstmbridge.frameworks.gates import live
@@ -32,7 +32,8 @@ def test_two_exchanged_gates_are_noticed_and_said(part: str) -> None:
     wrong = exchanged(source, f"forward.{part}.f", f"forward.{part}.g")
     found = check(source, wrong)
     assert not found.agrees
-    assert {row.verdict(found.a, found.b) for row in found.rows} == {"gates b is the odd one out"}
+    assert {row.verdict(found.a, found.b) for row in found.rows} == {"other weights or settings"}
+    assert {row.odd(found.a, found.b) for row in found.rows} == {"gates b is the odd one out"}
     with pytest.raises(Disagreement, match=r"enc y: \d+ of \d+ numbers differ, the most at \(.*\) by .*allowed 2e-06"):
         found.demand()
 
@@ -181,3 +182,19 @@ def test_equations_that_overflow_in_the_lesser_dtype_allow_nothing_more() -> Non
     found = check(wild, wrong)
     assert any(row.allowed == TOLERANCE["float16"] for row in found.rows)
     assert not found.agrees
+
+
+def test_diff_compares_two_biases_with_one_by_their_sum() -> None:
+    pytest.importorskip("keras")
+    dual = layer(bias="dual")
+    merged = convert(convert(dual, to="keras"), to="gates")
+    assert all(each.same for each in diff(dual, merged))
+    assert {each.weight for each in diff(dual, merged) if "bias" in each.weight} == {
+        f"forward.bias.{gate} + forward.recurrent_bias.{gate}" for gate in "ifgo"
+    }
+    changed = exchanged(merged[0], "forward.bias.f", "forward.bias.g")
+    assert {each.weight[:14] for each in diff(changed, dual) if not each.same} == {"forward.bias.f", "forward.bias.g"}
+    inner = layer("gru", bias="dual")
+    weights = {name: array for name, array in inner.weights.items() if "recurrent_bias" not in name}
+    one = inner.replace(spec=inner.spec.replace(bias="single"), weights=weights)
+    assert not all(each.same for each in diff(inner, one)), "a GRU's second bias of n is not added to the first"

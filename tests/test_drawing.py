@@ -223,7 +223,20 @@ def test_as_data_there_is_everything() -> None:
         ],
         "legend": ["{d} is forward or reverse"],
         "source": "keras/src/layers/rnn/gru.py",
+        "module": "stock",
     }
+
+
+def test_what_only_our_own_module_has_is_marked() -> None:
+    marked = {(each.framework, each.cell, each.text) for each in layouts() if each.module == "faithful"}
+    assert marked == {
+        ("keras", "lstm", "bias | recurrent_bias : k (g h)"),
+        ("keras", "lstm", "peephole[i f o] : (g h)"),
+        ("keras", "lstm", "projection : h p"),
+        ("keras", "rnn", "bias | recurrent_bias : k (g h)"),
+        ("torch", "lstm", "peephole[i f o] : (g h)"),
+    }
+    assert "peephole[i f o] : (g h)  (faithful module only)" in draw(layouts(["keras.lstm"]))
 
 
 # ---- errors

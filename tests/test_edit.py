@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from lstmbridge import Layer, Spec, check, convert, edit, initial_layer, read
 from lstmbridge.arrays import host, same_bits
-from lstmbridge.errors import LayoutError, UnknownName
+from lstmbridge.errors import LayoutError, OptionError, UnknownName
 from lstmbridge.initializers import identity
 from lstmbridge.surgery import turned
 from lstmbridge.testing import telling_layer
@@ -160,3 +161,27 @@ def test_names_that_the_layer_does_not_have_are_no_weights() -> None:
     words = r"unknown weight 'forward\.bais\.f'\n.*'forward\.bias\.f'"
     with pytest.raises(UnknownName, match=words), edit(obj, "a") as gates:
         gates["forward.bais.f"][:] = 1.0
+
+
+def test_a_gate_is_never_guessed() -> None:
+    obj = model("gates")
+    for name, words in (
+        ("forward.bias.c", "forward.bias has no gate 'c'\n.*called 'g' here"),
+        ("forward.bias.x", "forward.bias has no gate 'x'\n.*its gates are i f g o"),
+        ("bias.f", r"unknown weight 'bias.f'\n.*did you mean 'forward\.bias\.f'"),
+    ):
+        with pytest.raises(UnknownName, match=words), edit(obj, "a") as gates:
+            gates[name][:] = 1.0
+
+
+def test_what_cannot_be_edited_says_so_before_anything_is_changed(tmp_path: Path) -> None:
+    path = convert(model("gates"), path=tmp_path / "a.npz")
+    with pytest.raises(OptionError, match="is a path\n.*edit changes live objects"), edit(path, "a"):
+        pass
+    with pytest.raises(LayoutError, match="a view on a file\n.*take a copy first"), edit(read(path), "a"):
+        raise AssertionError("not entered")
+    with edit(convert(path, to="gates"), "a") as gates:
+        gates["forward.bias.f"][:] = 1.0
+    torch = pytest.importorskip("torch")
+    with pytest.raises(LayoutError, match="no recurrent layer in this Linear"), edit(torch.nn.Linear(2, 2)):
+        pass

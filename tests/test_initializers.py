@@ -428,3 +428,15 @@ def test_weights_of_every_spec_of_the_grid_can_be_drawn() -> None:
         assert np.abs(out.y).max() > 0.01
     with pytest.raises(SpecError):
         initial_layer(spec("gru", peepholes=True))
+
+
+def test_what_is_no_number_or_no_spec_says_so() -> None:
+    spec = Spec(cell="lstm", input_size=2, hidden_size=3)
+    for value in (np.ones(3), "one", zeros(), True):
+        with pytest.raises(OptionError, match="forget_bias is a .*\n.*expected a number"):
+            initial_layer(spec, forget_bias=value)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="spec is 'lstm'\n.*Spec"):
+        initial_layer("lstm")  # type: ignore[arg-type]
+    for draw in (normal, truncated_normal):
+        with pytest.raises(OptionError, match="std is -1"):
+            draw(-1)

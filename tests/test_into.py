@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from helpers import HIDDEN, INPUT, layer, same_weights
 from lstmbridge import Layer, arrays, check, convert, migrate, read, reference, zipcopy
 from lstmbridge.cli import main
-from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, UnknownName, Unsupported
+from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, OptionError, UnknownName, Unsupported
 from lstmbridge.into import Into
 from lstmbridge.pipeline import Migration
 from lstmbridge.stored import Noted, replaced
@@ -1041,3 +1041,8 @@ def test_numbers_that_two_names_share_would_be_noticed() -> None:
     assert set(replaced([made], [decoder(seed=9, path="a")], noted, "file")) == set(made)
     with pytest.raises(Unsupported, match="file: b: .* shares its numbers"):
         replaced([made, twin], [decoder(seed=9, path="a")], noted, "file")
+
+
+def test_a_live_model_is_no_file_and_the_way_is_said() -> None:
+    with pytest.raises(OptionError, match="into= is a LSTM\n.*path of an existing file\n.*into a live model"):
+        migrate(decoder(), path="x.pt", into=nn.LSTM(2, 3))  # type: ignore[arg-type]

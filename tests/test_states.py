@@ -356,6 +356,12 @@ def test_a_cell_of_torchs() -> None:
     cell = torch.nn.LSTMCell(5, 11)
     with torch.no_grad():
         own = cell(torch.ones(BATCH, 5))
+    told = read_states(own, cell)
+    assert torch.equal(told[""]["forward.c"], own[1]), "its own tensors and its own module: whose form it is is known"
+    unbatched = read_states(torch.nn.LSTM(5, 11)(torch.ones(4, 5))[1], torch.nn.LSTM(5, 11))
+    assert unbatched.batch == 1
+    with pytest.raises(LayoutError, match="it has no batch: give it an axis"):
+        read_states(torch.nn.LSTM(5, 11, 2)(torch.ones(4, 5))[1], torch.nn.LSTM(5, 11, 2))
     with pytest.raises(LayoutError, match="it fits form='cell'"):
         read_states(own, cell, framework="torch")
     states = read_states(own, cell, framework="torch", form="cell")
@@ -414,7 +420,11 @@ def test_what_a_session_gives_out_may_have_its_outputs_beside_the_states() -> No
     assert read_states(outputs, layer()).same_bits(states)
     two = CHAINED["a chain"]
     named = write_states(numbered(two), to="onnx")
-    assert read_states({"b.Y": np.zeros(3), **named}, two).same_bits(numbered(two))
+    for output in ("b.Y", "Y"):
+        assert read_states({output: np.zeros(3), **named}, two).same_bits(numbered(two))
+    both = {"initial_h": np.zeros((1, BATCH, 11), "float32"), **outputs}
+    with pytest.raises(LayoutError, match="initial_h and Y_h\n.*what goes in, or what comes out"):
+        read_states(both, layer())
 
 
 # ---- errors
@@ -580,12 +590,18 @@ def test_canonical_arrays_that_do_not_fit() -> None:
         numbered([one])["enc"]["forwrad.c"]
 
 
+def test_random_states_have_a_scale() -> None:
+    with pytest.raises(OptionError, match="scale is -1"):
+        States.random(layer(), batch=2, scale=-1)
+    assert not States.random(layer(), batch=2, scale=0).h[0].any()
+
+
 def test_states_say_what_they_are() -> None:
     states = numbered(chain(spec(), spec("gru", hidden_size=7)), batch=2)
-    doubt, swapped = "; h is beyond 1, and tanh gives no more", "; are h and c exchanged?"
+    doubt = "; h is beyond 1, and tanh gives no more: are h and c exchanged?"
     assert str(states).splitlines() == [
-        f"a: lstm: h d b p = (1, 2, 11) within 22, c d b h = (1, 2, 11) within 44, float32{doubt}{swapped}",
-        f"b: gru: h d b p = (1, 2, 7) within 58, float32{doubt}",
+        f"a: lstm: h d b p = (1, 2, 11) within 22, c d b h = (1, 2, 11) within 44, float32{doubt}",
+        "b: gru: h d b p = (1, 2, 7) within 58, float32",
     ]
     assert repr(states) == "<States of a, b, batch 2>"
 
@@ -598,6 +614,7 @@ def test_states_that_no_layer_can_have_given_are_doubted() -> None:
     assert "are h and c exchanged?" in str(read_states((c, h), one))
     for able in (layer(**PROJECTED), layer(activations=("sigmoid", "tanh", "relu"))):
         assert "exchanged" not in str(numbered([able])), "these give more than 1"
+    assert "exchanged" not in str(States.of(one, [np.full((1, BATCH, 11), np.nan)], [np.ones((1, BATCH, 11))]))
 
 
 def test_states_are_the_same_where_every_bit_is() -> None:
@@ -614,7 +631,7 @@ def test_states_for_the_layers_of_another_model() -> None:
     assert states.onto(goal).labels == ("a", "b")
     assert states.onto(goal).same_bits(states)
     assert states.onto(stack()[::-1]).same_bits(states), "those of one label belong together"
-    with pytest.raises(LayoutError, match=r"the states of 2 layers for 1: enc.l0, enc.l1; a\n.*or the same labels"):
+    with pytest.raises(LayoutError, match=r"states of 2 for 1 layers: enc.l0, enc.l1; a\n.*or the same labels"):
         states.onto(goal[:1])
     with pytest.raises(LayoutError, match="the state of enc.l1 for b of another kind\n.*found lstm 11 -> 11"):
         states.onto(chain(spec(), spec("gru")))

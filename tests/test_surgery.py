@@ -12,7 +12,7 @@ import pytest
 from helpers import same_weights
 from lstmbridge import Layer, Spec, check, convert, initial_layer, read, reference
 from lstmbridge.arrays import host
-from lstmbridge.errors import LayoutError, OptionError, SpecError, UnknownName
+from lstmbridge.errors import LayoutError, OptionError, UnknownName
 from lstmbridge.spec import DIRECTIONS
 from lstmbridge.surgery import bidirectional, grown, kept_features, one_direction, stacked, turned, zero_layer
 from lstmbridge.testing import telling_layer
@@ -346,8 +346,9 @@ def test_a_layer_that_does_not_grow_is_the_same_and_owns_its_memory() -> None:
         (lambda s: grown((s[0], s[0]), hidden_size=17), LayoutError, "l0 reads 5 features, l0 gives 11"),
         (lambda s: grown((s[0], s[1].replace(after="x")), hidden_size=17), LayoutError, "l1 reads x, not l0\n.*stack"),
         (lambda s: grown(s[0], hidden_size=17, new=s[0]), OptionError, "a Layer makes no layer"),
-        (lambda s: grown(s[0], hidden_size=0.5), OptionError, "hidden_size=0.5"),
-        (lambda s: grown(s[0], hidden_size=17.5), SpecError, "hidden_size is 17.5"),
+        (lambda s: grown(s[0], hidden_size=0.5), OptionError, "hidden_size is 0.5"),
+        (lambda s: grown(s, hidden_size={"l0": 17}), OptionError, "hidden_size is .*\n.*one layer alone: layer="),
+        (lambda s: stacked("model.keras", initial_layer), OptionError, "a str is no Layer\n.*read it first"),
     ],
 )
 def test_what_cannot_grow_says_why(call: Callable[[Any], Any], kind: type[Exception], words: str) -> None:
@@ -406,3 +407,17 @@ def test_what_is_no_layer_yet_has_to_be_read_first() -> None:
     ):
         with pytest.raises(OptionError, match="is no Layer(.|\n)*lstmbridge.read"):
             call()
+
+
+def test_two_layers_that_were_drawn_with_one_seed_are_noticed() -> None:
+    one = initial_layer(Spec(cell="gru", input_size=5, hidden_size=5), seed=1, path="a")
+    same = partial(initial_layer, seed=1)
+    for call in (lambda: bidirectional(one, reverse=same), lambda: stacked(one, same)):
+        with pytest.raises(LayoutError, match="the very same weights as a: drawn with one seed\n.*another seed="):
+            call()
+    rng = np.random.default_rng(1)
+    first = initial_layer(one.spec, seed=rng, path="a")
+    assert len(stacked(first, partial(initial_layer, seed=rng))) == 2
+    assert bidirectional(one, reverse="copy").spec.bidirectional, "asked for by name"
+    assert bidirectional(one, reverse=one.replace(path="")).spec.bidirectional, "a layer that is given is meant"
+    assert len(stacked(zero_layer(one.spec), zero_layer)) == 2

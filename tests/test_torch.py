@@ -28,6 +28,7 @@ from lstmbridge.frameworks.torch.modules import Bundle  # noqa: E402
 from lstmbridge.notation import Layout  # noqa: E402
 from lstmbridge.reading import read_all  # noqa: E402
 from lstmbridge.reference import run_stack  # noqa: E402
+from lstmbridge.testing import telling_layer  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -929,3 +930,10 @@ def test_an_expanded_tensor_is_not_expanded(tmp_path: Path) -> None:
     torch.save(wide, tmp_path / "wide.pt")
     with pytest.raises(BridgeError):
         lstmbridge.read(tmp_path / "wide.pt")
+
+
+def test_layers_that_do_not_fit_one_another_are_no_chain() -> None:
+    first = telling_layer(Spec(cell="gru", input_size=5, hidden_size=11), path="a")
+    second = telling_layer(Spec(cell="rnn", input_size=7, hidden_size=4), path="b", after="a")
+    with pytest.raises(LayoutError, match="torch: 'b' reads 'a', which gives 11 features\n.*expected 7"):
+        lstmbridge.convert((first, second), to="torch")

@@ -239,11 +239,11 @@ def test_migrate_says_once_what_a_second_bias_means_for_training() -> None:
     there = migrate([layer(path=name) for name in "abcde"], to="torch")
     [note] = there.notes
     assert note.startswith("in training, two biases move where one did, and their sum twice as far: ")
-    assert note.endswith("freeze recurrent_bias, or halve the rate of both (a, b, c and 2 more)")
+    assert note.endswith("freeze_second_bias), or halve the rate of both (a, b, c and 2 more)")
     assert f"note: {note}" in str(there).splitlines()
     assert {report.notes for report in there.reports} == {("recurrent_bias padded with zeros",)}
     [note] = migrate(layer(bias="dual"), to="keras").notes
-    assert note.endswith("double its rate, or freeze recurrent_bias in the source")
+    assert note.endswith("freeze recurrent_bias in the source from the start")
     [note] = migrate(layer(bias="none", forget_constant=1.0), to="keras").notes
     assert note == "in training, a bias moves where none was: freeze it"
     assert not migrate(layer(bias="dual"), to="torch").notes
@@ -323,7 +323,7 @@ def test_the_notes_say_where_epsilon_goes_and_what_is_rounded() -> None:
 def test_the_notes_say_that_one_side_has_two_biases() -> None:
     module = convert(layer(bias="dual"), to="torch")
     there = migrate_optimizer(torch.optim.SGD(module.parameters(), lr=0.5), module, convert(module, to="keras"))
-    assert any("double its rate" in note for note in there.notes)
+    assert any("half as far as their sum" in note for note in there.notes)
     keras_layer = convert(layer(), to="keras")
     optimizer = keras.optimizers.SGD(0.5)
     optimizer.build(list(keras_layer.trainable_variables))
@@ -409,7 +409,7 @@ def test_weights_that_have_taken_different_steps_are_refused() -> None:
 
 def test_an_optimizer_of_other_weights_or_of_another_framework_is_an_error() -> None:
     module, other = LSTM["module"](), LSTM["layer"]()
-    with pytest.raises(LayoutError, match="none of the recurrent weights is trained by it"):
+    with pytest.raises(LayoutError, match="it trains no parameter of this model\n.*found: 2 of another one"):
         read_optimizer(torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=1), module)
     with pytest.raises(LayoutError, match="an optimizer of torch and a model of keras"):
         read_optimizer(torch.optim.SGD(module.parameters(), lr=1), other)
@@ -555,3 +555,80 @@ def test_a_run_goes_on_in_the_other_framework_as_if_nothing_had_happened(names: 
     first = double(directions=("forward", "reverse"), bias="dual", path="a")
     second = layer("gru", dtype="float64", seed=1, path="b", input_size=22, hidden_size=4, bias="dual")
     assert resumed(names, [first, second.replace(after="a")], ADAM) <= 1e-14
+
+
+# ---- what a whole model and its checkpoints bring with them
+
+
+class _Tagger(torch.nn.Module):  # type: ignore[misc]
+    """An embedding and a head around the layer that is converted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.rnn, self.head = torch.nn.Embedding(9, 5), torch.nn.LSTM(5, 7), torch.nn.Linear(7, 3)
+
+    def step(self, optimizer: Any) -> None:
+        self.head(self.rnn(self.emb(torch.arange(6).reshape(3, 2)))[0]).sum().backward()
+        optimizer.step()
+
+
+def test_groups_of_other_weights_with_settings_of_their_own_are_noted() -> None:
+    net = _Tagger()
+    groups = [
+        {"params": net.emb.parameters(), "lr": 0.1},
+        {"params": net.rnn.parameters()},
+        {"params": net.head.parameters(), "weight_decay": 0.5},
+    ]
+    notes = read_optimizer(torch.optim.AdamW(groups, 0.01, weight_decay=0.0), net).notes
+    assert "not taken along: settings of a group of their own for emb.weight: lr 0.1, not 0.01" in notes
+    assert any("for head.weight, head.bias: weight_decay 0.5, not 0.0" in note for note in notes)
+    alike = [{"params": net.emb.parameters()}, {"params": net.rnn.parameters()}]
+    assert not any("not taken along" in note for note in read_optimizer(torch.optim.Adam(alike), net).notes)
+
+
+def test_a_checkpoint_of_a_model_whose_second_bias_is_frozen(tmp_path: Path) -> None:
+    net = _Tagger()
+    freeze_second_bias(net)
+    optimizer = torch.optim.Adam([each for each in net.parameters() if each.requires_grad])
+    net.step(optimizer)
+    torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "own.pt")
+    live, saved = read_optimizer(optimizer, net), read_optimizer(tmp_path / "own.pt")
+    assert saved.slots.keys() == live.slots.keys()
+    for slot, weights in live.slots["rnn"].items():
+        assert saved.slots["rnn"][slot].keys() == weights.keys()
+        assert all(np.array_equal(saved.slots["rnn"][slot][name], weights[name]) for name in weights)
+    assert "not trained: rnn.bias_hh_l0" in saved.notes
+    net.emb.weight.requires_grad_(False)
+    fewer = torch.optim.Adam([each for each in net.parameters() if each.requires_grad])
+    torch.save({"model": net.state_dict(), "optimizer": fewer.state_dict()}, tmp_path / "fewer.pt")
+    with pytest.raises(Ambiguous, match="5 parameters beside a model of 7 tensors\n.*named_parameters"):
+        read_optimizer(tmp_path / "fewer.pt")
+    named = torch.optim.Adam([(name, each) for name, each in net.named_parameters() if each.requires_grad])
+    torch.save({"model": net.state_dict(), "optimizer": named.state_dict()}, tmp_path / "named.pt")
+    assert "not trained: rnn.bias_hh_l0" in read_optimizer(tmp_path / "named.pt").notes, "as the message says"
+
+
+def test_an_optimizer_without_its_model(tmp_path: Path) -> None:
+    net = _Tagger()
+    optimizer = torch.optim.Adam(net.parameters())
+    net.step(optimizer)
+    torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "alone.pt")
+    with pytest.raises(FileError, match="no model with recurrent layers beside its optimizer\n.*expected both"):
+        read_optimizer(tmp_path / "alone.pt")
+
+
+def test_a_compiled_model_that_was_not_trained(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((None, 5)), keras.layers.LSTM(3)])
+    model.compile("adam", "mse")
+    model.save(tmp_path / "new.keras")
+    with pytest.raises(FileError, match="its optimizer has taken no step, and keeps nothing\n.*begin with a new optimizer"):
+        read_optimizer(tmp_path / "new.keras")
+
+
+def test_a_frozen_second_bias_is_not_warned_of() -> None:
+    keras_layer = convert(layer(), to="keras")
+    optimizer = keras.optimizers.SGD(0.5)
+    optimizer.build(list(keras_layer.trainable_variables))
+    module = convert(keras_layer, to="torch")
+    freeze_second_bias(module)
+    assert not any("their sum twice" in note for note in migrate_optimizer(optimizer, keras_layer, module).notes)

@@ -21,7 +21,7 @@ __all__ = ["causes"]
 def causes(source: Any, target: Any, found: Agreement, given: Mapping[str, Any]) -> Iterator[str]:
     """The first mistake that explains why one of two sides is the odd one out; else, which weights differ."""
     sides = {found.a: source, found.b: target}
-    odd = {row.verdict(found.a, found.b) for row in found.rows if not row.agrees}
+    odd = {row.odd(found.a, found.b) for row in found.rows if not row.agrees}
     layers = [Side.of(side).layers for side in sides.values()]
     if any(len(each) != 1 for each in layers):
         return

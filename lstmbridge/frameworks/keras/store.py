@@ -130,8 +130,13 @@ class Store:
         return numbers(descriptor, dataset.dtype, dataset.size, start + offset).reshape(dataset.shape)
 
     def untouched(self) -> tuple[str, ...]:
-        """The arrays that were not read."""
-        return tuple(name for name in self.datasets if name not in self.read_so_far)
+        """The arrays that were not read, those of an optimizer last."""
+        names = [name for name in self.datasets if name not in self.read_so_far]
+        return tuple(sorted(names, key=lambda name: name.partition("/")[0] in _OPTIMIZERS))
+
+
+#: Where a file keeps the state of an optimizer: of Keras 3, and before it.
+_OPTIMIZERS = ("optimizer", "optimizer_weights")
 
 
 def _address(item: Any) -> Any:

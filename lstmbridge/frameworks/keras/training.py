@@ -102,7 +102,11 @@ def _expect_common(optimizer: Any, config: Mapping[str, Any], kind: str) -> None
     """That it does nothing that no other framework does. Errors: Unsupported."""
     for name in _ALONE:
         if config.get(name):
-            raise Unsupported(f"keras {kind}: {name}={config[name]}", "no other framework's optimizer does it")
+            raise Unsupported(
+                f"keras {kind}: {name}={config[name]}",
+                "no other framework's optimizer does it: it belongs into the training loop there",
+                f"to move the rest: optimizer.{name} = {False if config[name] is True else None}",
+            )
     spared = [getattr(optimizer, f"_exclude_from_weight_decay{end}", None) for end in ("", "_pattern")]
     if config.get("weight_decay") and any(spared):
         raise Unsupported(f"keras {kind}: exclude_from_weight_decay", "expected the same decay for all weights")
@@ -227,6 +231,10 @@ def _compiled(path: Path) -> Any:
             warnings.filterwarnings("error", "Skipping variable loading for optimizer")
             return keras.saving.load_model(path)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, Warning) as error:
+        if "Skipping variable loading for optimizer" in str(error) and "has 2 variables" in str(error):
+            raise FileError(
+                f"{path}: its optimizer has taken no step, and keeps nothing", "begin with a new optimizer"
+            ) from error
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise FileError(
             f"{path}: Keras {keras.__version__} does not load it with its optimizer",

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from lstmbridge import tensorfile
 from lstmbridge.contract import Reading, ReadOptions, WriteOptions
-from lstmbridge.errors import BridgeError, listed
+from lstmbridge.errors import BridgeError, FileError, listed
 from lstmbridge.fit import Fitted
 from lstmbridge.frameworks.torch import archive, exported, infer, script, sharded
 from lstmbridge.frameworks.torch.checkpoint import State, state_dict, unwrapped
 from lstmbridge.frameworks.torch.effective import effective
-from lstmbridge.frameworks.torch.optimizing import state_of
+from lstmbridge.frameworks.torch.optimizing import second_biases, state_of
 from lstmbridge.frameworks.torch.patch import put
 from lstmbridge.frameworks.torch.plan import Unit, plan
 from lstmbridge.frameworks.torch.saved import entries_by_name, optimizer_dict, optimizer_names, plain
@@ -88,10 +88,10 @@ def optimizer(path: Path, options: ReadOptions) -> OptimizerState:
     """
     with archive.guarded(path):
         found = archive.load(path)
-    state = state_dict(path, found, options.only)
-    layers = read(path, options).layers
     saved = optimizer_dict(path, found)
-    names = entries_by_name(path, saved, state.arrays)
+    layers = _beside(path, options)
+    state = state_dict(path, found, options.only)
+    names = entries_by_name(path, saved, state.arrays, [name for layer in layers for name in second_biases(layer)])
     kept = {name: plain(saved["state"].get(number, {})) for number, name in names.items()}
     trained = {names[each]: n for n, group in enumerate(saved["param_groups"]) for each in group["params"]}
     groups = [plain(group) for group in saved["param_groups"]]
@@ -100,6 +100,18 @@ def optimizer(path: Path, options: ReadOptions) -> OptimizerState:
         return made
     note = f"{path.name}: its optimizer names no parameter; they were taken in the order of the model's, shapes agree"
     return made.replace(notes=(*made.notes, note))
+
+
+def _beside(path: Path, options: ReadOptions) -> tuple[Layer, ...]:
+    """The recurrent layers of the model beside an optimizer. Errors: FileError if there is none."""
+    layers = read(path, options).layers
+    if not layers:
+        raise FileError(
+            f"{path}: no model with recurrent layers beside its optimizer",
+            "expected both: {'model': model.state_dict(), 'optimizer': optimizer.state_dict()}",
+            "or load it into an optimizer: read_optimizer(optimizer, model)",
+        )
+    return layers
 
 
 def patch(existing: Path, layers: Sequence[Layer], path: Path, options: ReadOptions) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ of each group of parameters, and for each parameter what is kept for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lstmbridge.errors import Ambiguous, LayoutError, Unsupported
+from lstmbridge.errors import Ambiguous, LayoutError, Unsupported, listed
 from lstmbridge.frameworks.torch.layout import CELL_LAYOUTS, LAYOUTS
 from lstmbridge.layer import Array, Layer
 from lstmbridge.notation import Layout
@@ -85,7 +85,7 @@ def state_of(
         slots={layer.label: _slots(kind, layer, kept) for layer in layers},
         others={name: _others(kind, each) for name, each in kept.items() if name not in own},
         framework="torch",
-        notes=tuple(_notes(group, trained, own)),
+        notes=(*_notes(group, trained, own), *_other_groups(groups, group, trained, own)),
     )
 
 
@@ -112,7 +112,7 @@ def _one_group(groups: Sequence[Group], numbers: Sequence[int]) -> Group:
     """The settings of the layers' weights. Errors: Unsupported if they are not the same for all of them."""
     first, *others = (groups[number] for number in numbers)
     for other in others:
-        unlike = [name for name in first if name not in ("params", "param_names") and first[name] != other.get(name)]
+        unlike = _unlike(first, other)
         if unlike:
             raise Unsupported(
                 f"torch optimizer: the recurrent weights have groups of their own: {', '.join(unlike)} differ",
@@ -120,6 +120,11 @@ def _one_group(groups: Sequence[Group], numbers: Sequence[int]) -> Group:
                 "other frameworks have one setting for all: give the groups the same, or begin with a new optimizer",
             )
     return first
+
+
+def _unlike(one: Group, other: Group) -> list[str]:
+    """The settings that differ."""
+    return [name for name in one if name not in ("params", "param_names") and one[name] != other.get(name)]
 
 
 def _kind(group: Group) -> str:
@@ -194,6 +199,19 @@ def _notes(group: Group, trained: Mapping[str, int], own: Mapping[str, Layer]) -
     frozen = [name for name in own if name not in trained]
     notes = [f"not trained: {', '.join(frozen)}"] if frozen else []
     return notes + (["torch's SGD does not count its steps"] if _kind(group) == "sgd" else [])
+
+
+def _other_groups(
+    groups: Sequence[Group], mine: Group, trained: Mapping[str, int], own: Mapping[str, Layer]
+) -> Iterator[str]:
+    """A note for each setting that a group of other weights has otherwise."""
+    others = {number: [name for name, n in trained.items() if n == number and name not in own] for number in
+              sorted(set(trained.values()))}  # fmt: skip
+    for number, names in others.items():
+        unlike = _unlike(mine, groups[number])
+        if names and unlike:
+            words = ", ".join(f"{name} {groups[number].get(name)}, not {mine[name]}" for name in unlike)
+            yield f"not taken along: settings of a group of their own for {listed(names)}: {words}"
 
 
 # ---- ours to torch's

@@ -81,6 +81,8 @@ def plan(targets: Sequence[Fitted], options: WriteOptions, *, named: bool = Fals
     if not targets:
         raise LayoutError("torch: no layers to build", "expected at least one")
     groups = [part for group in _by_path(targets) for part in _modules(group)]
+    for before, here in pairwise(groups):
+        _expect_fits(before[-1].layer, here[0].layer)
     chain = all(_feeds(before[-1].layer, here[0].layer) for before, here in pairwise(groups))
     oriented = options if not chain else replace(options, batch_first=_batch_first(targets[0].layer, options))
     names = _names(groups, named)
@@ -126,6 +128,16 @@ def _next_level(before: Layer, layer: Layer) -> bool:
 
 def _feeds(before: Layer, layer: Layer) -> bool:
     return layer.after == before.label or _next_level(before, layer)
+
+
+def _expect_fits(before: Layer, layer: Layer) -> None:
+    """Errors: LayoutError for a layer that reads another number of features than what it reads gives."""
+    gives = before.spec.output_size * (2 if before.spec.bidirectional and before.spec.merge == "none" else 1)
+    if layer.after == before.label and layer.spec.input_size != gives:
+        raise LayoutError(
+            f"torch: {layer.label!r} reads {before.label!r}, which gives {gives} features",
+            f"expected {layer.spec.input_size}",
+        )
 
 
 def _modules(group: list[Fitted]) -> list[tuple[Fitted, ...]]:

@@ -6,7 +6,7 @@ whose ``params`` are those numbers, with ``param_names`` where the optimizer was
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,23 @@ def _is_optimizer(value: Mapping[Any, Any]) -> bool:
     )  # fmt: skip
 
 
-def entries_by_name(path: Path, saved: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[int, str]:
-    """The name of each parameter by its number. Errors: Ambiguous where the numbers do not tell."""
+def entries_by_name(
+    path: Path, saved: Mapping[str, Any], arrays: Mapping[str, Array], seconds: Collection[str]
+) -> dict[int, str]:
+    """The name of each parameter by its number. Errors: Ambiguous where the numbers do not tell.
+
+    seconds  the names of second biases, which may have been frozen before the optimizer was made
+    """
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     said = [name for group in saved["param_groups"] for name in group.get("param_names") or ()]
     names = said or [name for name in arrays if name.rpartition(".")[2] not in _BUFFERS]
+    if len(names) - len(numbers) == len(seconds) and not said:
+        names = [name for name in names if name not in seconds]
     if len(names) != len(numbers):
         raise Ambiguous(
             f"{path}: an optimizer of {len(numbers)} parameters beside a model of {len(names)} tensors",
-            "which is which is not said: read it live: read_optimizer(optimizer, model)",
+            "which is which is not said: read it live, read_optimizer(optimizer, model); or make the optimizer of "
+            "named parameters, ((name, p) for name, p in model.named_parameters() if p.requires_grad)",
         )
     found = dict(zip(numbers if said else sorted(numbers), names, strict=True))
     for number, name in found.items():

@@ -23,7 +23,7 @@ from lstmbridge.frameworks.torch.optimizing import (
 from lstmbridge.layer import Layer
 from lstmbridge.optimizers import OptimizerState
 
-__all__ = ["build", "freeze", "read", "train"]
+__all__ = ["build", "freeze", "frozen", "read", "train"]
 
 
 def read(optimizer: torch.optim.Optimizer, obj: nn.Module, layers: Sequence[Layer]) -> OptimizerState:
@@ -45,6 +45,13 @@ def read(optimizer: torch.optim.Optimizer, obj: nn.Module, layers: Sequence[Laye
         for parameter in group["params"]
         if id(parameter) in names
     ]
+    if optimizer.param_groups and not pairs:
+        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        raise LayoutError(
+            f"torch {type(optimizer).__name__}: it trains no parameter of this model",
+            f"found: {count} of another one",
+            "expected the model that it was made for",
+        )
     trained = {name: number for name, parameter, number in pairs if parameter.requires_grad}
     kept = {name: _copied(optimizer.state[parameter]) for name, parameter, _ in pairs if parameter in optimizer.state}
     return state_of(optimizer.param_groups, kept, trained, layers, known[type(optimizer).__name__])
@@ -106,6 +113,13 @@ def freeze(obj: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
     for name in names:
         found[name].requires_grad_(False)
     return tuple(names)
+
+
+def frozen(obj: nn.Module, layers: Sequence[Layer]) -> set[str]:
+    """The labels of the layers whose second bias does not require a gradient."""
+    found = dict(obj.named_parameters())
+    seconds = {layer.label: second_biases(layer) for layer in layers}
+    return {label for label, names in seconds.items() if names and not any(found[n].requires_grad for n in names)}
 
 
 def train(
