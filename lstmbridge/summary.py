@@ -173,11 +173,12 @@ class LayerSummary:
         return ("part", "formula", *gates, "numbers"), [*rows, total]
 
     def statistics(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """The weights as a table: its columns, and a row a weight."""
+        """The weights as a table: its columns, and a row a weight, in the order of the canonical names."""
+        order = self.spec.names()
         rows = [
             (w.name, " x ".join(map(str, w.shape)),
              *(f"{number:.4g}" for number in (w.minimum, w.maximum, w.mean, w.deviation)), str(w.nan), str(w.inf))
-            for w in self.weights
+            for w in sorted(self.weights, key=lambda w: order.index(w.name))
         ]  # fmt: skip
         return ("weight", "shape", "min", "max", "mean", "std", "NaN", "Inf"), rows
 
@@ -210,7 +211,7 @@ class LayerSummary:
                     "nan": w.nan,
                     "inf": w.inf,
                 }
-                for w in self.weights
+                for w in sorted(self.weights, key=lambda w: order.index(w.name))
             ],
         }
 

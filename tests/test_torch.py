@@ -937,3 +937,16 @@ def test_layers_that_do_not_fit_one_another_are_no_chain() -> None:
     second = telling_layer(Spec(cell="rnn", input_size=7, hidden_size=4), path="b", after="a")
     with pytest.raises(LayoutError, match="torch: 'b' reads 'a', which gives 11 features\n.*expected 7"):
         lstmbridge.convert((first, second), to="torch")
+
+
+def test_a_bundle_says_what_states_it_takes() -> None:
+    bundle = Bundle({"a": nn.LSTM(5, 4), "b": nn.GRU(4, 3)}, chained=True)
+    x, h = torch.zeros(7, 2, 5), torch.zeros(1, 2, 4)
+    for states, words in (
+        ((h, h, h), "3 initial states\n.*expected a list of 2: a, b"),
+        ({"a": (h, h), "b": None}, "1 initial states\n.*expected a list of 2: a, b"),
+        (([h, h], None), "the initial state of a is a list\n.*one a module, each None, h, or"),
+    ):
+        with pytest.raises(LayoutError, match=words):
+            bundle(x, states)
+    assert bundle(x, ((h, h), h[..., :3]))[0].shape == (7, 2, 3)

@@ -178,8 +178,8 @@ def build(state: OptimizerState, obj: Any, layers: Sequence[Layer]) -> tuple[Any
         variable.assign(content if factor is None else content * (factor * state.learning_rate))
         filled.add(n)
     anew = [variable.path for n, variable in enumerate(trainable) if n not in filled]
-    notes = [f"begins anew for {', '.join(anew)}, at step {state.step}"] if anew and any(state.slots.values()) else []
-    return optimizer, notes
+    told = f"begins anew for {', '.join(anew)}, after {state.step} steps"
+    return optimizer, [told] if anew and any(state.slots.values()) else []
 
 
 def _new(state: OptimizerState) -> Any:

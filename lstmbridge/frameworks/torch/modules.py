@@ -48,14 +48,24 @@ class Bundle(nn.Module):  # type: ignore[misc]
                 f"the layers {', '.join(self.names)} are independent: they cannot be called as one",
                 f"call each by itself, e.g. bundle.get_submodule({self.names[0]!r})(x)",
             )
-        given = [None] * len(self.names) if states is None else list(states)
+        given = [None] * len(self.names) if states is None else [states]
+        given = list(states) if isinstance(states, list | tuple) else given
+        names = ", ".join(self.names)
         if len(given) != len(self.names):
-            raise LayoutError(f"{len(given)} initial states", f"expected {len(self.names)}: {', '.join(self.names)}")
+            raise LayoutError(f"{len(given)} initial states", f"expected a list of {len(self.names)}: {names}")
+        for name, each in zip(self.names, given, strict=True):
+            if not (each is None or isinstance(each, torch.Tensor) or _is_pair(each)):
+                expected = f"expected a list with one a module, each None, h, or (h, c): {names}"
+                raise LayoutError(f"the initial state of {name} is a {type(each).__name__}", expected)
         last = []
         for name, state in zip(self.names, given, strict=True):
             x, state = self.get_submodule(name)(x, state)
             last.append(state)
         return x, last
+
+
+def _is_pair(state: Any) -> bool:
+    return isinstance(state, tuple) and len(state) == 2 and all(isinstance(each, torch.Tensor) for each in state)
 
 
 def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
