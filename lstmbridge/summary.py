@@ -174,7 +174,7 @@ class LayerSummary:
 
     def statistics(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """The weights as a table: its columns, and a row a weight, in the order of the canonical names."""
-        order = self.spec.names()
+        order = list(self.spec.names())
         rows = [
             (w.name, " x ".join(map(str, w.shape)),
              *(f"{number:.4g}" for number in (w.minimum, w.maximum, w.mean, w.deviation)), str(w.nan), str(w.inf))
@@ -211,7 +211,7 @@ class LayerSummary:
                     "nan": w.nan,
                     "inf": w.inf,
                 }
-                for w in sorted(self.weights, key=lambda w: order.index(w.name))
+                for w in self.weights
             ],
         }
 

@@ -621,7 +621,7 @@ def test_a_compiled_model_that_was_not_trained(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((None, 5)), keras.layers.LSTM(3)])
     model.compile("adam", "mse")
     model.save(tmp_path / "new.keras")
-    with pytest.raises(FileError, match="its optimizer has taken no step, and keeps nothing\n.*begin with a new optimizer"):
+    with pytest.raises(FileError, match="optimizer has taken no step, and keeps nothing\n.*begin with a new optimizer"):
         read_optimizer(tmp_path / "new.keras")
 
 
