@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lstmbridge.handover import read_states, write_states
     from lstmbridge.initializers import initial_layer
     from lstmbridge.layer import Layer
-    from lstmbridge.named import from_arrays
+    from lstmbridge.named import from_arrays, to_arrays
     from lstmbridge.notation import Layout
     from lstmbridge.pipeline import Migration, convert, migrate, write
     from lstmbridge.plotting import plot
@@ -60,6 +60,7 @@ _HOMES = {
     "read": "reading",
     "read_optimizer": "training",
     "read_states": "handover",
+    "to_arrays": "named",
     "write": "pipeline",
     "write_states": "handover",
 }
@@ -87,6 +88,7 @@ __all__ = [
     "read",
     "read_optimizer",
     "read_states",
+    "to_arrays",
     "write",
     "write_states",
 ]

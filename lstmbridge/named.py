@@ -14,13 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lstmbridge import arrays as xp
 from lstmbridge import npz, registry, tensorfile
 from lstmbridge.contract import Reading, ReadOptions
 from lstmbridge.errors import Ambiguous, FileError, LayoutError, NothingRecurrent, OptionError, unknown
+from lstmbridge.fit import fit
 from lstmbridge.layer import Array, Layer
 from lstmbridge.notation import Layout
 
-__all__ = ["from_arrays", "read"]
+__all__ = ["from_arrays", "read", "to_arrays"]
 
 
 def from_arrays(
@@ -28,7 +30,8 @@ def from_arrays(
 ) -> Layer:
     """One layer from fused arrays in any known layout, on the arrays' own memory.
 
-    arrays    by the names that `layout` has; their shapes give the sizes, the bias form and the directions
+    arrays    by the names that `layout` has, or a dict of dicts whose names these are, joined by dots; shapes give the
+              sizes, the bias form and the directions
     layout    a framework's name (``keras``, ``torch``, ``onnx``, ``tf1``, ...) or a Layout of your own
     cell      ``lstm``, ``gru`` or ``rnn``, where `layout` is a name
     features  fields of the Spec that arrays cannot tell, e.g. ``reset_after=False``, ``forget_constant=1.0``
@@ -48,12 +51,46 @@ def from_arrays(
     if not isinstance(given, Mapping):
         kind = type(given).__name__
         raise OptionError(f"arrays in a {kind} have no names", 'expected a dict, e.g. {"kernel": ..., "bias": ...}')
+    arrays = _flat(arrays)
     if isinstance(layout, str):
         layouts = _layouts(layout)
         if cell not in layouts:
             raise unknown("cell", cell, layouts)
         return _layer(arrays, layouts[cell], layout, path=path, level=0, **features)
     return _layer(arrays, layout, "", path=path, level=0, **features)
+
+
+def to_arrays(layer: Layer, layout: str | Layout) -> dict[str, Array]:
+    """The arrays of one layer in any known layout, on memory of their own: the way back from `from_arrays`.
+
+    layer   as the framework's own layer holds it, it is fitted first, as `migrate` does: two biases that are only ever
+            added become one where the layout has one, and one beside zeros where it has two
+    layout  a framework's name (``keras``, ``torch``, ``onnx``, ``tf1``, ``flax``, ...) or a Layout of your own, into
+            which the layer goes as it is
+
+    Arrays do not say what a layer computes: activations, directions, clips are yours to set. Errors: Unsupported for
+    what the framework's own layers cannot hold; LayoutError for a weight that a Layout of your own has no place for;
+    UnknownName for an unknown layout.
+
+    >>> import numpy as np
+    >>> layer = Layer.from_gates(kernel={"n": np.ones((3, 2))}, recurrent_kernel={"n": np.ones((3, 3))})
+    >>> {name: array.shape for name, array in to_arrays(layer, "torch").items()}
+    {'weight_ih_l0': (3, 2), 'weight_hh_l0': (3, 3)}
+    """
+    given: Any = layer
+    if not isinstance(given, Layer):
+        kind = type(given).__name__
+        raise OptionError(f"a {kind} is no Layer", "read it first, and take one: lstmbridge.read(model)[0]")
+    if isinstance(layout, Layout):
+        return layout.pack(layer.weights, layer.spec)
+    layouts = _layouts(layout)
+    if layer.spec.cell not in layouts:
+        raise unknown("cell", layer.spec.cell, layouts)
+    own, held = layouts[layer.spec.cell], fit(layer, registry.framework(layout).layout.HOLDS).layer
+    weights = dict(held.weights)
+    for name, twin in own.absent(held.spec).items():
+        weights |= {twin: weights[twin] + weights[name], name: xp.zeros_like(weights[name])}
+    return own.pack(weights, held.spec)
 
 
 def _layouts(name: str) -> Mapping[str, Layout]:
@@ -69,6 +106,14 @@ def _layer(arrays: Mapping[str, Array], layout: Layout, name: str, *, path: str,
             raise Ambiguous(f"{who}: {field} is in no array", why)
     spec = layout.infer(arrays, level=level, who=who, **features)
     return Layer(spec=spec, weights=layout.unpack(arrays, spec, level=level, who=who), path=path)
+
+
+def _flat(arrays: Mapping[str, Any], above: str = "") -> dict[str, Array]:
+    """A dict of dicts as one, names joined by dots, as flax keeps its parameters."""
+    flat: dict[str, Array] = {}
+    for name, each in arrays.items():
+        flat |= _flat(each, f"{above}{name}.") if isinstance(each, Mapping) else {f"{above}{name}": each}
+    return flat
 
 
 def _with_direction(arrays: Mapping[str, Array], layout: Layout) -> Mapping[str, Array]:

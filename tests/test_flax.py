@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lstmbridge import Layer, check, convert, from_arrays, reference
+from lstmbridge import Layer, check, convert, from_arrays, initial_layer, reference, to_arrays
 from lstmbridge.checking import TOLERANCE
 from lstmbridge.errors import LayoutError, Unsupported
 from lstmbridge.frameworks.flax.layout import HOLDS, LAYOUTS
+from lstmbridge.spec import Spec
 from lstmbridge.testing import telling_layer
 
 pytest.importorskip("flax")
@@ -109,3 +110,20 @@ def test_the_bias_inside_the_reset_product_is_never_left_out() -> None:
 def test_flax_has_no_objects_here_and_says_so() -> None:
     with pytest.raises(Unsupported, match=r"flax has no objects.*\n.*named arrays"):
         convert(nn.LSTMCell(HIDDEN), to="torch")
+
+
+@pytest.mark.parametrize(("kind", "cell"), CELLS.items())
+@pytest.mark.parametrize("bias", ["single", "dual", "none"])
+def test_any_layer_as_flax_own_arrays_computes_the_same_in_flax(kind: str, cell: str, bias: str) -> None:
+    layer = telling_layer(initial_layer(Spec(cell=cell, input_size=INPUT, hidden_size=HIDDEN, bias=bias)).spec)
+    arrays = to_arrays(layer, "flax")
+    flax_cell = getattr(nn, kind)(HIDDEN)
+    assert {name: array.shape for name, array in arrays.items()} == {
+        name: array.shape for name, array in parameters(flax_cell).items()
+    }
+    x = np.random.default_rng(1).normal(size=(BATCH, TIME, INPUT))
+    zero = np.zeros((BATCH, HIDDEN), "float32")
+    _, y = ran(flax_cell, arrays, x, (zero, zero) if cell == "lstm" else zero)
+    assert np.abs(y - reference.run(layer, x).y).max() < TOLERANCE["float32"]
+    nested = unflatten_dict(arrays, sep=".")
+    check(from_arrays(nested, "flax", cell=cell), layer).demand()

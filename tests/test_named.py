@@ -10,9 +10,17 @@ import pytest
 from click.testing import CliRunner
 
 from helpers import layer, same_weights
-from lstmbridge import Layer, from_arrays, read, registry, tensorfile
+from lstmbridge import Layer, check, from_arrays, read, registry, tensorfile, to_arrays
 from lstmbridge.cli import main
-from lstmbridge.errors import Ambiguous, FileError, LayoutError, NothingRecurrent, OptionError, UnknownName
+from lstmbridge.errors import (
+    Ambiguous,
+    FileError,
+    LayoutError,
+    NothingRecurrent,
+    OptionError,
+    UnknownName,
+    Unsupported,
+)
 
 #: For each layout a layer that it holds, and what its arrays do not say.
 HELD: list[tuple[str, Layer, dict[str, Any]]] = [
@@ -182,3 +190,41 @@ def test_keras_arrays_without_a_direction_are_those_of_the_forward_one() -> None
     assert from_arrays(arrays, "keras").spec.directions == ("forward",)
     with pytest.raises(OptionError, match="arrays in a list have no names"):
         from_arrays(list(arrays.values()), "keras")  # type: ignore[arg-type]
+
+
+# ---- back to arrays
+
+
+@pytest.mark.parametrize(("name", "made", "asked"), HELD, ids=IDS)
+def test_a_layer_goes_to_arrays_and_back(name: str, made: Layer, asked: dict[str, Any]) -> None:
+    arrays = to_arrays(made, name)
+    expected = packed(name, made)
+    assert arrays.keys() == expected.keys()
+    assert all(np.array_equal(arrays[key], expected[key]) for key in expected)
+    assert not any(np.shares_memory(array, weight) for array in arrays.values() for weight in made.weights.values())
+    features = {key: value for key, value in asked.items() if key != "nonlinearity"}
+    again = from_arrays(arrays, name, cell=made.spec.cell, activations=made.spec.activations, **features)
+    same_weights(again, made)
+
+
+def test_biases_are_brought_to_the_form_of_the_layout() -> None:
+    dual, single = layer(bias="dual"), layer()
+    merged = to_arrays(dual, "keras")
+    assert merged["forward.bias"].shape == (44,)
+    check(from_arrays(merged, "keras"), dual).demand()
+    padded = to_arrays(single, "torch")
+    assert not padded["bias_hh_l0"].any()
+    check(from_arrays(padded, "torch"), single).demand()
+
+
+def test_what_cannot_be_arrays_of_a_layout_says_so() -> None:
+    with pytest.raises(Unsupported, match="keras cannot express projection_size 3"):
+        to_arrays(layer(bias="dual", projection_size=3), "keras")
+    with pytest.raises(UnknownName, match="unknown framework 'kears'"):
+        to_arrays(layer(), "kears")
+    with pytest.raises(OptionError, match="a dict is no Layer"):
+        to_arrays({}, "keras")  # type: ignore[arg-type]
+    own = registry.framework("torch").layout.LAYOUTS["lstm"]
+    with pytest.raises(LayoutError, match="a layout of lstm for gru"):
+        to_arrays(layer("gru"), own)
+    assert to_arrays(layer(bias="dual"), own).keys() == to_arrays(layer(bias="dual"), "torch").keys()
