@@ -8,16 +8,18 @@ are the names. A layer's arrays have the names that the layout says, all behind 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lstmbridge import arrays as xp
 from lstmbridge import npz, registry, tensorfile
 from lstmbridge.contract import Reading, ReadOptions
-from lstmbridge.errors import Ambiguous, FileError, LayoutError, NothingRecurrent, OptionError, unknown
+from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, NothingRecurrent, OptionError, unknown
 from lstmbridge.fit import fit
 from lstmbridge.layer import Array, Layer
 from lstmbridge.notation import Layout
@@ -56,8 +58,34 @@ def from_arrays(
         layouts = _layouts(layout)
         if cell not in layouts:
             raise unknown("cell", cell, layouts)
-        return _layer(arrays, layouts[cell], layout, path=path, level=0, **features)
-    return _layer(arrays, layout, "", path=path, level=0, **features)
+        name, tried = layout, layouts
+    else:
+        name, tried, cell = "", {layout.cell: layout}, layout.cell
+    try:
+        return _layer(arrays, tried[cell], name, path=path, level=0, **features)
+    except LayoutError as error:
+        hints = list(_what_would_fit(arrays, tried, cell, name, features))
+        raise LayoutError(error.headline, *error.details, *hints) from None
+
+
+def _what_would_fit(
+    arrays: Mapping[str, Array], layouts: Mapping[str, Layout], cell: str, name: str, features: Mapping[str, Any]
+) -> Iterator[str]:
+    """Two common slips, where one of them is all that stands in the way: another cell, and transposed matrices."""
+    turned = {key: array.T if len(np.shape(array)) == 2 else array for key, array in arrays.items()}
+    for other, layout in layouts.items():
+        if other != cell and _fits(arrays, layout, name, features):
+            yield f"they are those of a {other}: cell={other!r}"
+    if _fits(turned, layouts[cell], name, features):
+        yield "with every matrix transposed they fit: give each array's .T"
+
+
+def _fits(arrays: Mapping[str, Array], layout: Layout, name: str, features: Mapping[str, Any]) -> bool:
+    try:
+        _layer(arrays, layout, name, path="", level=0, **features)
+    except (BridgeError, TypeError, AttributeError):
+        return False
+    return True
 
 
 def to_arrays(layer: Layer, layout: str | Layout) -> dict[str, Array]:

@@ -228,3 +228,16 @@ def test_what_cannot_be_arrays_of_a_layout_says_so() -> None:
     with pytest.raises(LayoutError, match="a layout of lstm for gru"):
         to_arrays(layer("gru"), own)
     assert to_arrays(layer(bias="dual"), own).keys() == to_arrays(layer(bias="dual"), "torch").keys()
+
+
+def test_another_cell_and_transposed_matrices_are_recognised() -> None:
+    lstm, gru = to_arrays(layer(), "keras"), to_arrays(layer("gru", bias="dual"), "keras")
+    turned = {name: array.T for name, array in lstm.items()}
+    with pytest.raises(LayoutError, match="with every matrix transposed they fit: give each array's .T"):
+        from_arrays(turned, "keras")
+    with pytest.raises(LayoutError, match="they are those of a gru: cell='gru'"):
+        from_arrays(gru, "keras")
+    with pytest.raises(LayoutError) as caught:
+        from_arrays({**lstm, "forward.bias": np.ones(7, "float32")}, "keras")
+    assert "transposed" not in str(caught.value)
+    assert "cell=" not in str(caught.value)
