@@ -263,13 +263,13 @@ def check(
         if not all(row.agrees for row in found) and _other_weights(found, ran[1], right.layers[start:stop], given):
             found = [replace(row, unlike=True) for row in found]
             names = ", ".join(dict.fromkeys(row.layer or "layer" for row in found))
-            differing.append(f"{names}: each side computes what its own weights and settings say{_LISTED}")
+            differing.append(f"{names}: {_UNLIKE}")
         rows += found
     a_name, b_name = (left.who, right.who) if left.who != right.who else (f"{left.who} a", f"{right.who} b")
     return Agreement(a_name, b_name, tuple(rows), (*left.notes, *right.notes, *differing))
 
 
-_LISTED = "; those differ (lstmbridge diff)"
+_UNLIKE = "each side computes what its own weights and settings say; those differ (lstmbridge diff)"
 
 
 def _other_weights(rows: Sequence[Row], ran: Outputs, layers: Sequence[Layer], given: _Given) -> bool:
