@@ -174,6 +174,10 @@ class LiveRoom(Protocol):
                sum(y * pull.y) + sum(h * pull.h) + sum(c * pull.c); a weight's gradient stands where the weight stands
     tensors    (obj) -> every array of the object that holds weights, recurrent or not, by the framework's own name
 
+    and, where `assign` cannot write into every object,
+
+    expect_writable  (layer) -> None, before anything is changed; else LayoutError, with the way out
+
     and, where its layout.py has STATES,
 
     native      (array) -> the same numbers as an array of the framework's own, on their device where it can; without

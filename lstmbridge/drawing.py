@@ -145,8 +145,8 @@ def _is_held(drawn: Drawn, holds: Holds) -> bool:
     parts = {piece.part for piece in drawn.pieces}
     needed = {feature for part, feature in _NEEDS.items() if part in parts}
     specs = [Spec(cell=drawn.cell, input_size=1, hidden_size=1, reset_after=after) for after in _RESETS[drawn.cell]]
-    two = "recurrent_bias" not in parts or any("dual" in holds.biases(spec) for spec in specs)
-    return needed <= holds.features and two
+    biases = "recurrent_bias" not in parts or any("dual" in holds.biases(spec) for spec in specs)
+    return needed <= holds.features and biases
 
 
 #: The forms of each cell on which its biases may depend.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol, Self
 
-from lstmbridge.errors import LayoutError, unknown
+from lstmbridge.errors import LayoutError, OptionError, unknown
 from lstmbridge.spec import GATES, Spec
 
-__all__ = ["ALSO_CALLED", "Array", "Layer", "dtype_name", "label_of", "modules"]
+__all__ = ["ALSO_CALLED", "Array", "Layer", "dtype_name", "expect_layer", "label_of", "modules"]
 
 #: An array of any framework; numpy's where nothing else is said.
 Array = Any
@@ -192,6 +192,14 @@ def _named(direction: str, parts: Mapping[str, Any], spec: Spec) -> dict[str, Ar
 
 def _who(layer: Layer) -> str:
     return layer.label or f"{layer.spec.cell} layer"
+
+
+def expect_layer(given: Any) -> None:
+    """Nothing, if it is a Layer. Errors: OptionError for what is none yet."""
+    if not isinstance(given, Layer):
+        raise OptionError(
+            f"a {type(given).__name__} is no Layer", "read it first, and take one: lstmbridge.read(model)[0]"
+        )
 
 
 def _check_names(layer: Layer) -> None:

@@ -14,14 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lstmbridge import arrays as xp
 from lstmbridge import npz, registry, tensorfile
 from lstmbridge.contract import Reading, ReadOptions
 from lstmbridge.errors import Ambiguous, BridgeError, FileError, LayoutError, NothingRecurrent, OptionError, unknown
 from lstmbridge.fit import fit
-from lstmbridge.layer import Array, Layer
+from lstmbridge.layer import Array, Layer, expect_layer
 from lstmbridge.notation import Layout
 
 __all__ = ["from_arrays", "read", "to_arrays"]
@@ -54,6 +52,9 @@ def from_arrays(
         kind = type(given).__name__
         raise OptionError(f"arrays in a {kind} have no names", 'expected a dict, e.g. {"kernel": ..., "bias": ...}')
     arrays = _flat(arrays)
+    for key, each in arrays.items():
+        if not hasattr(each, "shape"):
+            raise OptionError(f"{key} is a {type(each).__name__}", "expected an array, e.g. of numpy")
     if isinstance(layout, str):
         layouts = _layouts(layout)
         if cell not in layouts:
@@ -72,7 +73,7 @@ def _what_would_fit(
     arrays: Mapping[str, Array], layouts: Mapping[str, Layout], cell: str, name: str, features: Mapping[str, Any]
 ) -> Iterator[str]:
     """Two common slips, where one of them is all that stands in the way: another cell, and transposed matrices."""
-    turned = {key: array.T if len(np.shape(array)) == 2 else array for key, array in arrays.items()}
+    turned = {key: array.T if len(array.shape) == 2 else array for key, array in arrays.items()}
     for other, layout in layouts.items():
         if other != cell and _fits(arrays, layout, name, features):
             yield f"they are those of a {other}: cell={other!r}"
@@ -83,7 +84,7 @@ def _what_would_fit(
 def _fits(arrays: Mapping[str, Array], layout: Layout, name: str, features: Mapping[str, Any]) -> bool:
     try:
         _layer(arrays, layout, name, path="", level=0, **features)
-    except (BridgeError, TypeError, AttributeError):
+    except (BridgeError, TypeError):  # a feature that another cell's Spec does not have
         return False
     return True
 
@@ -105,10 +106,7 @@ def to_arrays(layer: Layer, layout: str | Layout) -> dict[str, Array]:
     >>> {name: array.shape for name, array in to_arrays(layer, "torch").items()}
     {'weight_ih_l0': (3, 2), 'weight_hh_l0': (3, 3)}
     """
-    given: Any = layer
-    if not isinstance(given, Layer):
-        kind = type(given).__name__
-        raise OptionError(f"a {kind} is no Layer", "read it first, and take one: lstmbridge.read(model)[0]")
+    expect_layer(layer)
     if isinstance(layout, Layout):
         return layout.pack(layer.weights, layer.spec)
     layouts = _layouts(layout)

@@ -191,6 +191,11 @@ class Spec:
         return self.state_size * (2 if self.bidirectional and self.merge == "concat" else 1)
 
     @property
+    def features(self) -> int:
+        """How many features a layer reads that reads this one; directions that are kept apart stand side by side."""
+        return self.output_size * (2 if self.bidirectional and self.merge == "none" else 1)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The value of each size index: i, h, p."""
         return {"i": self.input_size, "h": self.hidden_size, "p": self.state_size}

@@ -289,8 +289,7 @@ class States:
 
     def in_mid_sequence(self) -> States:
         """Themselves, if they can be those of sequences that go on. Errors: Unsupported for a layer that cannot."""
-        for state in self.states:
-            expect_mid_sequence([state.spec], state.label)
+        expect_mid_sequence(self.states)
         return self
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
@@ -322,11 +321,11 @@ def _loaded(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> State:
     return State(spec=spec, arrays={name: xp.own(arrays[f"{label}/{name}"]) for name in names(spec)}, **where)
 
 
-def expect_mid_sequence(specs: Iterable[Spec], label: str = "") -> None:
-    """Nothing, if layers of these Specs have a state in mid-sequence. Errors: Unsupported for one that has none."""
-    for spec in specs:
-        if spec.directions != ("forward",):
-            who = f"{label or 'the layer'}: {spec}"
+def expect_mid_sequence(layers: Iterable[Layer | State]) -> None:
+    """Nothing, if these layers have a state in mid-sequence. Errors: Unsupported for one that has none."""
+    for each in layers:
+        if each.spec.directions != ("forward",):
+            who = f"{each.label or 'the layer'}: {each.spec}"
             raise Unsupported(f"{who}: has no state in mid-sequence", "its reverse direction begins at the end")
 
 

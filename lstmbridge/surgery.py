@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lstmbridge import arrays as xp
 from lstmbridge.errors import LayoutError, OptionError, unknown
 from lstmbridge.initializers import initial_layer
-from lstmbridge.layer import Layer
+from lstmbridge.layer import Layer, expect_layer
 from lstmbridge.spec import DIRECTIONS, PARTS, Spec
 
 __all__ = ["Fresh", "bidirectional", "grown", "kept_features", "one_direction", "stacked", "turned", "zero_layer"]
@@ -53,7 +53,7 @@ def one_direction(layer: Layer, direction: str) -> Layer:
     layer: gru 2 -> 3, reverse, single bias, reset after
     """
     _known_direction(direction)
-    _expect_layer(layer)
+    expect_layer(layer)
     if direction not in layer.spec.directions:
         raise LayoutError(
             f"{_who(layer)} has no {direction} direction",
@@ -145,7 +145,7 @@ def _known_direction(direction: str) -> None:
 
 def _only(layer: Layer) -> str:
     """The one direction of a layer. Errors: LayoutError if it has two; OptionError if it is no layer."""
-    _expect_layer(layer)
+    expect_layer(layer)
     if layer.spec.bidirectional:
         raise LayoutError(
             f"{_who(layer)} runs in both directions", 'expected one: one_direction(layer, "forward") or "reverse"'
@@ -209,8 +209,7 @@ def stacked(
 
 def _named(layers: Sequence[Layer]) -> list[Layer]:
     """The layers on memory of their own, each with a name. Errors: LayoutError if there is none."""
-    for each in layers if isinstance(layers, list | tuple) else [layers]:
-        _expect_layer(each)
+    _expect_layers(layers)
     if not layers:
         raise LayoutError("no layer to put another on", "expected at least one")
     own = [layer.replace(weights=_own(layer)) for layer in layers]
@@ -223,7 +222,7 @@ def _top(last: Layer, new: Layer | Fresh, features: dict[str, Any]) -> Layer:
             if name not in Spec.__dataclass_fields__:
                 raise unknown("field of a Spec", name, Spec.__dataclass_fields__)
         usual = {"activations": (), "reverse_activations": None} if "cell" in features else {}
-        changes = {"input_size": _features(last.spec), **usual, **features}
+        changes = {"input_size": last.spec.features, **usual, **features}
         return _made(new, last.spec.replace(**changes), last.dtype)
     if features:
         raise OptionError(f"{', '.join(features)} of a layer that is already made", "leave it out, or give a Fresh")
@@ -242,7 +241,7 @@ def _place(top: Layer, below: Sequence[Layer], path: str | None) -> dict[str, An
 
 def _expect_reads(layer: Layer, before: Layer) -> None:
     """Errors: LayoutError if a layer does not read what the one before it gives."""
-    gives = _features(before.spec)
+    gives = before.spec.features
     if layer.spec.input_size != gives:
         raise LayoutError(
             f"{_who(layer)} reads {layer.spec.input_size} features, {_who(before)} gives {gives}",
@@ -287,8 +286,7 @@ def grown(
     """
     if isinstance(layers, Layer):
         return grown([layers], hidden_size=hidden_size, layer=layer, new=new)[0]
-    for each in layers if isinstance(layers, list | tuple) else [layers]:
-        _expect_layer(each)
+    _expect_layers(layers)
     labels = [each.label for each in layers]
     if layer is not None and layer not in labels:
         raise unknown("layer", layer, labels)
@@ -297,7 +295,7 @@ def grown(
         columns, inputs = np.arange(each.spec.input_size), each.spec.input_size
         if n:
             _expect_next(each, layers[n - 1])
-            columns, inputs = kept_features(layers[n - 1].spec, larger[-1].spec), _features(larger[-1].spec)
+            columns, inputs = kept_features(layers[n - 1].spec, larger[-1].spec), larger[-1].spec.features
         hidden = hidden_size if layer in (None, each.label) else each.spec.hidden_size
         fresh = _made(new, _larger(each, hidden, inputs), each.dtype)
         larger.append(each.replace(spec=fresh.spec, weights=dict(_grown_weights(each, fresh, columns))))
@@ -313,13 +311,8 @@ def kept_features(before: Spec, after: Spec) -> Indices:
     >>> kept_features(small, small.replace(hidden_size=5)).tolist()
     [0, 1, 5, 6]
     """
-    apart = len(before.directions) if before.merge in ("concat", "none") else 1
+    apart = before.features // before.state_size
     return np.concatenate([n * after.state_size + np.arange(before.state_size) for n in range(apart)])
-
-
-def _features(spec: Spec) -> int:
-    """How many features the next layer reads; outputs that are kept apart stand side by side."""
-    return kept_features(spec, spec).size
 
 
 def _expect_next(layer: Layer, before: Layer) -> None:
@@ -357,11 +350,10 @@ def _grown_weights(layer: Layer, fresh: Layer, columns: Indices) -> Iterator[tup
 # ---- what all of them need
 
 
-def _expect_layer(layer: Any) -> None:
-    """Errors: OptionError for what is no Layer yet."""
-    if not isinstance(layer, Layer):
-        kind = type(layer).__name__
-        raise OptionError(f"a {kind} is no Layer", "read it first, and take one: lstmbridge.read(model)[0]")
+def _expect_layers(layers: Any) -> None:
+    """Errors: OptionError for what is neither a Layer nor a list of them."""
+    for each in layers if isinstance(layers, list | tuple) else [layers]:
+        expect_layer(each)
 
 
 def _who(layer: Layer) -> str:

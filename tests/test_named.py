@@ -241,3 +241,6 @@ def test_another_cell_and_transposed_matrices_are_recognised() -> None:
         from_arrays({**lstm, "forward.bias": np.ones(7, "float32")}, "keras")
     assert "transposed" not in str(caught.value)
     assert "cell=" not in str(caught.value)
+    for arrays in ({"kernel": [[1.0, 2.0]]}, {**lstm, "forward.bias": [1.0] * 44}):
+        with pytest.raises(OptionError, match="is a list\n.*expected an array"):
+            from_arrays(arrays, "keras")

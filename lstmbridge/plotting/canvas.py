@@ -346,8 +346,8 @@ def _forget(axes: Any, sheet: Sheet) -> None:
     constant = sheet.spec.forget_constant
     low, high = _reach([*values, 0.0, constant])
     bins = int(np.clip(math.sqrt(values.size) * 2, 10, 48))
-    edges = np.linspace(low, high, bins + 1)
-    if values.size and np.ptp(values) == 0:  # one bin, with the number that all units have in its middle
+    edges, alike = np.linspace(low, high, bins + 1), bool(values.size) and np.ptp(values) == 0
+    if alike:  # one bin, with the number that all units have in its middle
         half = (high - low) / bins / 2
         edges = np.array([values[0] - half, values[0] + half])
     axes.hist(values, bins=edges, color=GATES["f"], alpha=0.8)
@@ -358,8 +358,7 @@ def _forget(axes: Any, sheet: Sheet) -> None:
     _sized(axes.xaxis)
     axes.yaxis.set_major_locator(_whole(4))
     axes.set_title("forget bias: units by size", loc="left")
-    alike = "all" if values.size and np.ptp(values) == 0 else "mean"
-    words = [f"{alike} {values.mean():.3g}"] if values.size else []
+    words = [f"{'all' if alike else 'mean'} {values.mean():.3g}"] if values.size else []
     words += [f"dashed: {constant:+g} that is added at run time"] if constant else []
     axes.set_xlabel("; ".join(words) + _left_out([sheet.forget]))
 

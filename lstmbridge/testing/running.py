@@ -113,7 +113,7 @@ def check_handover(
     """
     sides = _chains("check_handover", source, target)
     layers = sides[0].layers
-    expect_mid_sequence([layer.spec for layer in layers])
+    expect_mid_sequence(layers)
     given = _Drawn(layers, batch, time, seed)
     truth = reference.run_stack(layers, given.x, h0=given.h0, c0=given.c0)
     dtypes = (layer.dtype for side in sides for layer in side.layers)

@@ -17,7 +17,7 @@ from lstmbridge.frameworks.gates import files
 from lstmbridge.layer import Array, Layer
 from lstmbridge.reference import run_stack
 
-__all__ = ["assign", "build", "load", "read", "run", "tensors"]
+__all__ = ["assign", "build", "expect_writable", "load", "read", "run", "tensors"]
 
 
 def read(obj: Any, options: ReadOptions) -> Reading:
@@ -58,6 +58,16 @@ def assign(obj: Any, layers: Sequence[Layer]) -> None:
                     "a Layer of jax arrays cannot be written in place", "layer.replace(weights=...) makes another"
                 )
             known[layer.label][name][...] = array
+
+
+def expect_writable(layer: Layer) -> None:
+    """Errors: LayoutError for a Layer whose arrays nobody can write, such as those of a file."""
+    fixed = [n for n, array in layer.weights.items() if xp.kind(array) == "numpy" and not array.flags.writeable]
+    if fixed:
+        raise LayoutError(
+            f"{layer.label or 'the layer'}: {fixed[0]} cannot be written: it is a view on a file",
+            "take a copy first: layers = lstmbridge.convert(path, to='gates')",
+        )
 
 
 def load(path: Path, options: ReadOptions) -> tuple[Layer, ...]:

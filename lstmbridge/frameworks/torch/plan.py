@@ -132,7 +132,7 @@ def _feeds(before: Layer, layer: Layer) -> bool:
 
 def _expect_fits(before: Layer, layer: Layer) -> None:
     """Errors: LayoutError for a layer that reads another number of features than what it reads gives."""
-    gives = before.spec.output_size * (2 if before.spec.bidirectional and before.spec.merge == "none" else 1)
+    gives = before.spec.features
     if layer.after == before.label and layer.spec.input_size != gives:
         raise LayoutError(
             f"torch: {layer.label!r} reads {before.label!r}, which gives {gives} features",
